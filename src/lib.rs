@@ -1,0 +1,4 @@
+//! Portcullis: a gate in front of Python web applications that also runs them.
+pub mod clock;
+pub mod model;
+pub mod secret;

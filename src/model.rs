@@ -295,8 +295,10 @@ pub enum Reason {
     BadRequest,
     /// The path has more than one reading.
     BadPath,
-    /// The host does not match, or there is none.
+    /// The host is missing, malformed or named twice.
     BadHost,
+    /// The host is none of those this installation serves.
+    HostNotServed,
     /// The credentials can be read in two ways.
     AmbiguousCredentials,
     /// No application owns the path.
@@ -359,6 +361,7 @@ impl Reason {
             Self::BadRequest => "bad-request",
             Self::BadPath => "bad-path",
             Self::BadHost => "bad-host",
+            Self::HostNotServed => "host-not-served",
             Self::AmbiguousCredentials => "ambiguous-credentials",
             Self::NoApplication => "no-application",
             Self::ApplicationDisabled => "application-disabled",

@@ -208,6 +208,11 @@ pub mod testing {
         let store = Store::create(&directory.path().join("data/test.sqlite3"), clock).await.unwrap();
         (directory, store)
     }
+
+    /// Does to the file what this program never does.
+    pub async fn execute(store: &Store, sql: &'static str) {
+        sqlx::query(sql).execute(store.pool()).await.unwrap();
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,10 @@
 pub mod audit;
 pub mod clock;
 pub mod control;
+pub mod config;
 pub mod model;
+pub mod policy;
 pub mod secret;
 pub mod store;
+pub mod target;
+pub mod written;

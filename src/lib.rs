@@ -1,5 +1,6 @@
 //! Portcullis: a gate in front of Python web applications that also runs them.
 pub mod audit;
+pub mod authn;
 pub mod clock;
 pub mod control;
 pub mod config;

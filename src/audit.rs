@@ -16,8 +16,8 @@ use std::{
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 
-pub use crate::store::{AuditOutcome, AuditRecord};
 use crate::store::Store;
+pub use crate::store::{AuditOutcome, AuditRecord};
 
 /// The events, so that what is written and what is searched for is one word.
 pub mod event {

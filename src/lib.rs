@@ -2,8 +2,8 @@
 pub mod audit;
 pub mod authn;
 pub mod clock;
-pub mod control;
 pub mod config;
+pub mod control;
 pub mod model;
 pub mod policy;
 pub mod secret;

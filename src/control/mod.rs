@@ -69,7 +69,9 @@ pub enum ActError {
         name: String,
     },
     /// Nobody could administer the gate any more.
-    #[error("that would leave nobody who can administer Portcullis: give another enabled user the role `administrator` first")]
+    #[error(
+        "that would leave nobody who can administer Portcullis: give another enabled user the role `administrator` first"
+    )]
     LastAdministrator,
     /// Not a name.
     #[error(transparent)]

@@ -289,7 +289,7 @@ fn bind_stale(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = with_short_path(path, UnixListener::bind)?;
+    let listener = with_short_path(path, |short| UnixListener::bind(short))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

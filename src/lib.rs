@@ -1,4 +1,12 @@
 //! Portcullis: a gate in front of Python web applications that also runs them.
+pub mod audit;
+pub mod authn;
 pub mod clock;
+pub mod config;
+pub mod control;
 pub mod model;
+pub mod policy;
 pub mod secret;
+pub mod store;
+pub mod target;
+pub mod written;

@@ -1,0 +1,5 @@
+//! Who is it?
+pub mod hashing;
+pub mod jwt;
+pub mod password;
+pub mod token;

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use crate::{
     certificates::Certificates,
     clock::{Clock, Timestamp},
-    config::Config,
+    config::{self, Config},
     policy::Application,
     target::NormalPath,
     written::Problem,
@@ -33,7 +33,7 @@ impl Snapshot {
     /// # Errors
     /// All mistakes of all files at once; nothing has been changed.
     pub fn load(file: &Path, clock: &Clock) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let (config, mut warnings) = Config::load(file)?;
+        let (config, mut warnings) = config::load(file)?;
         let mut problems = Vec::new();
         let applications = match config.load_applications() {
             Ok((applications, more)) => {

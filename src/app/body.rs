@@ -218,7 +218,10 @@ enum Kind {
     /// An answer to HEAD.
     Hidden,
     Full(Bytes),
-    Streaming(Ticket, Seat),
+    Streaming {
+        ticket: Ticket,
+        _seat: Seat,
+    },
     File(Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = std::io::Error>>>),
     Over,
 }
@@ -250,7 +253,7 @@ impl Body {
     /// What an application sends as it goes; its seat is held until the end.
     #[must_use]
     pub fn streaming(ticket: Ticket, seat: Seat) -> Self {
-        Self::of(Kind::Streaming(ticket, seat))
+        Self::of(Kind::Streaming { ticket, _seat: seat })
     }
 
     /// A file, or a part of it.
@@ -279,7 +282,7 @@ impl Body {
         match &mut self.kind {
             Kind::Empty | Kind::Hidden | Kind::Over => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Kind::Streaming(ticket, _) => ticket.poll_chunk(cx).map_err(BodyError::from),
+            Kind::Streaming { ticket, .. } => ticket.poll_chunk(cx).map_err(BodyError::from),
             Kind::File(body) => loop {
                 match std::task::ready!(body.as_mut().poll_frame(cx)) {
                     None => return Poll::Ready(None),
@@ -330,14 +333,14 @@ impl hyper::body::Body for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Empty | Kind::Over | Kind::Hidden => SizeHint::with_exact(0),
             Kind::File(body) => body.size_hint(),
-            Kind::Streaming(..) => SizeHint::default(),
+            Kind::Streaming { .. } => SizeHint::default(),
         }
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let cut = self.cut || matches!(self.kind, Kind::Streaming(..) | Kind::File(_) | Kind::Full(_));
+        let cut = self.cut || matches!(self.kind, Kind::Streaming { .. } | Kind::File(_) | Kind::Full(_));
         if let Some(done) = self.done.take() {
             done(Sent { bytes: self.sent, cut });
         }

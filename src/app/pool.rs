@@ -246,9 +246,9 @@ impl Pools {
     ///
     /// # Errors
     /// [`Reason::QueueFull`] when `most` requests are under way already, [`Reason::ApplicationUnavailable`] when no worker came.
-    pub async fn place(&self, application: &str, most: u32, patience: Duration) -> Result<Place, Reason> {
+    pub async fn place(&self, application: &str, most: usize, patience: Duration) -> Result<Place, Reason> {
         let pool = self.get(application).ok_or(Reason::ApplicationUnavailable)?;
-        if pool.shared.under_way.fetch_add(1, Ordering::AcqRel) >= most {
+        if pool.shared.under_way.fetch_add(1, Ordering::AcqRel) as usize >= most {
             pool.shared.under_way.fetch_sub(1, Ordering::AcqRel);
             return Err(Reason::QueueFull);
         }

@@ -342,7 +342,8 @@ impl Keeper {
             report.restarts += 1;
             report.last_error = Some(format!("worker {pid} {how}"));
         }
-        self.retire(&[id]);
+        // Told, not waited for: its lanes are dead already.
+        drop(self.retire(&[id]));
         if running.started.elapsed() >= STABLE {
             self.failures = 0;
         }

@@ -263,6 +263,7 @@ impl Control {
     }
 }
 
+#[derive(Clone, Copy)]
 enum Signal {
     Terminate,
     Kill,

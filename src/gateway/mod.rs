@@ -27,7 +27,7 @@ use hyper::body::Incoming;
 
 use crate::{
     app::{self, Applications, Inbound, Served, body::Body, pool::Pools},
-    audit::{Audit, AuditOutcome, AuditRecord, event},
+    audit::{Audit, AuditRecord, event},
     authn::{Authn, Outcome, Presented},
     clock::Clock,
     gateway::{
@@ -215,19 +215,15 @@ impl Thread {
     }
 
     fn audit_refusal(&self, refusal: &Refusal, record: &Record) {
-        let recorded = self.audit.record(AuditRecord {
-            at: self.clock.now(),
-            event: event::REFUSAL.into(),
-            actor: record.principal.as_deref().unwrap_or("anonymous").into(),
-            target: Some(format!("{} {}", record.method, record.path)),
-            application: record.application.as_deref().map(Into::into),
-            address: Some(record.client.to_string()),
-            outcome: AuditOutcome::Refused,
-            reason: Some(refusal.reason.id().into()),
-            rule: record.rule.as_ref().map(ToString::to_string),
-            details: serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }),
-        });
-        if recorded.is_err() {
+        let actor = record.principal.as_deref().unwrap_or("anonymous");
+        let mut refused = AuditRecord::new(self.clock.now(), event::REFUSAL, actor)
+            .target(format!("{} {}", record.method, record.path))
+            .refused(refusal.reason)
+            .details(serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }));
+        refused.application = record.application.as_deref().map(Into::into);
+        refused.address = Some(record.client.to_string());
+        refused.rule = record.rule.as_ref().map(ToString::to_string);
+        if self.audit.record(refused).is_err() {
             tracing::warn!(request = record.request, "the audit is full, a refusal was not recorded");
         }
     }

@@ -304,7 +304,7 @@ fn to_https(request: &Request<Incoming>, port: u16) -> Response<Body> {
     let location = host.and_then(|host| {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let port = if port == 443 { String::new() } else { format!(":{port}") };
-        HeaderValue::from_str(&format!("https://{}{port}{path}", host.name())).ok()
+        HeaderValue::from_str(&format!("https://{}{port}{path}", host.name)).ok()
     });
     let mut response = Response::new(Body::empty());
     match location {

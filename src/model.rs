@@ -67,6 +67,12 @@ impl MethodSet {
         Self(self.0 & other.0)
     }
 
+    /// The methods that are not in the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// The set with `method` in it.
     #[must_use]
     pub const fn with(self, method: Method) -> Self {

@@ -1,5 +1,6 @@
 //! Portcullis: a gate in front of Python web applications that also runs them.
 pub mod authn;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod model;

@@ -67,6 +67,12 @@ impl MethodSet {
         Self(self.0 & other.0)
     }
 
+    /// The methods that are not in the other.
+    #[must_use]
+    pub const fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// The set with `method` in it.
     #[must_use]
     pub const fn with(self, method: Method) -> Self {
@@ -295,8 +301,10 @@ pub enum Reason {
     BadRequest,
     /// The path has more than one reading.
     BadPath,
-    /// The host does not match, or there is none.
+    /// The host is missing, malformed or named twice.
     BadHost,
+    /// The host is none of those this installation serves.
+    HostNotServed,
     /// The credentials can be read in two ways.
     AmbiguousCredentials,
     /// No application owns the path.
@@ -359,6 +367,7 @@ impl Reason {
             Self::BadRequest => "bad-request",
             Self::BadPath => "bad-path",
             Self::BadHost => "bad-host",
+            Self::HostNotServed => "host-not-served",
             Self::AmbiguousCredentials => "ambiguous-credentials",
             Self::NoApplication => "no-application",
             Self::ApplicationDisabled => "application-disabled",

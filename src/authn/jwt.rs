@@ -47,34 +47,44 @@ pub struct Claims {
 
 /// Why a token is not accepted: for the log, never for the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.why())]
 pub enum BadJwt {
     /// Not three parts of unpadded base64url with JSON objects in the first two.
-    #[error("not a JWT")]
     Form,
     /// A header with more than we write, with another type, or with an algorithm that is not ours.
-    #[error("a header that this gate does not write")]
     Header,
     /// A key that is not ours.
-    #[error("a key that this gate does not have")]
     Key,
     /// The signature does not match.
-    #[error("a wrong signature")]
     Signature,
     /// A claim is missing, or is of another type.
-    #[error("claims that are missing or malformed")]
     Claims,
     /// Another issuer.
-    #[error("another issuer")]
     Issuer,
     /// Meant for other applications.
-    #[error("meant for another application")]
     Audience,
     /// Expired.
-    #[error("expired")]
     Expired,
     /// From the future, or good for longer than any of ours.
-    #[error("times that this gate does not write")]
     Times,
+}
+
+impl BadJwt {
+    /// In words.
+    #[must_use]
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::Form => "not a JWT",
+            Self::Header => "a JWT with a header that this gate does not write",
+            Self::Key => "a JWT of a key that this gate does not have",
+            Self::Signature => "a JWT with a wrong signature",
+            Self::Claims => "a JWT with claims that are missing or malformed",
+            Self::Issuer => "a JWT of another issuer",
+            Self::Audience => "a JWT meant for another application",
+            Self::Expired => "a JWT that has expired",
+            Self::Times => "a JWT with times that this gate does not write",
+        }
+    }
 }
 
 /// A signing key that cannot be read.

@@ -1,4 +1,43 @@
-//! Who may reach what.
+//! May they? One file per application says who may reach what in it; this room reads, compiles and evaluates it.
+//!
+//! Pure functions: no I/O, no clock, no async. A verdict depends on its arguments alone, so that `explain` can replay it.
+//!
+//! **A deny that matches wins; otherwise the most specific allow for this path and method decides, alone; no rule: the
+//! application's default.** Specificity compares segment by segment: literal before `*` before `**`.
+//!
+//! ```text
+//! [[allow]] path = "/orders/*"  methods = ["GET"]  who = "role:sales"
+//! [[allow]] path = "/admin/**"                     who = "role:admin"  auth = "password"
+//! [[deny]]  path = "/admin/export/**"              unless_who = "role:auditor"
+//!
+//! GET  /orders/7        the first allow decides: role:sales, or refused
+//! POST /orders/7        no allow covers it: the default decides
+//! GET  /admin/export/x  denied, unless a role:auditor asks; then the second allow decides
+//! ```
+//!
+//! What the sentence leaves open, and how it is closed:
+//!
+//! * The methods of a request are system policy, application and rule together. Verified credentials of another method
+//!   are refused, never ignored.
+//! * An allow with GET covers HEAD and OPTIONS, unless an allow with the same path names them. A deny with GET covers
+//!   them always: nothing else in the file makes a guardrail smaller.
+//! * All that a deny says has to hold for it to match: path, methods, `who`, `auth`, `from`; and `unless_who` must not.
+//! * A trailing slash makes no difference, and cannot be written in a rule; see [`rule`].
+//! * Paths in rules are decoded and relative to the mount, compared byte by byte, case included.
+//! * Signing in is offered (401) only if it could change the answer, from this address and by an allowed method.
+//!   Otherwise the anonymous principal is refused (403) like anybody else: no password is asked for nothing.
+//! * When several denies hold, the first in the file that signing in cannot lift is named, else the first.
+//! * What this version does not know (`mfa`, `[[expect]]`, `limit`, `mode`) is an error and never ignored.
+//!
+//! [`document`] reads a file as written, [`compile`] makes of it what is meant, [`judge`] finds the verdict.
+
+mod compile;
+mod document;
+mod explain;
+mod judge;
+mod permit;
+pub mod rule;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -7,15 +46,54 @@ use std::{
     time::Duration,
 };
 
-mod permit;
-
+pub use compile::load;
+pub use explain::{Explanation, RuleStep};
+pub use judge::Rules;
 pub use permit::{Denial, Permit};
+pub use rule::{Effect, Rule};
 
 use crate::{
     model::{MethodSet, Name, Principal, Reason, RuleId},
     target::{Mount, Target},
     written::Problem,
 };
+
+/// May this principal do this here? The target is consumed: what was judged is what runs.
+///
+/// Whether the application is enabled is the caller's to ask first; a disabled one does not exist.
+///
+/// # Errors
+/// No, and why.
+pub fn decide(app: &Arc<Application>, target: Target, q: &Question<'_>) -> Result<Permit, Denial> {
+    let rule = verdict_number(app, &target, q)?;
+    Ok(Permit::new(Arc::clone(app), target, q.principal.clone(), rule))
+}
+
+/// The verdict of [`decide`] without a permit, for tools that ask about many: the allow that decides, if one does.
+///
+/// # Errors
+/// No, and why.
+pub fn verdict<'a>(app: &'a Application, target: &Target, q: &Question<'_>) -> Result<Option<&'a RuleId>, Denial> {
+    Ok(verdict_number(app, target, q)?.map(|number| app.rules.rules[number].id()))
+}
+
+/// The same verdict with everything that led to it.
+#[must_use]
+pub fn explain(app: &Application, target: &Target, q: &Question<'_>) -> Explanation {
+    Explanation::new(app, target, q)
+}
+
+fn verdict_number(app: &Application, target: &Target, q: &Question<'_>) -> Result<Option<usize>, Denial> {
+    // Only a caller that routed wrongly comes here with a foreign path; it gets nothing.
+    let Some((_, path_info)) = app.mount.split(target.path()) else {
+        return Err(Denial { reason: Reason::NoApplication, rule: None, sign_in: None });
+    };
+    judge::judge(app, path_info, q, &mut judge::Silent).map_err(|refusal| Denial {
+        reason: refusal.reason,
+        rule: refusal.rule.map(|number| app.rules.rules[number].id().clone()),
+        sign_in: refusal.sign_in,
+    })
+}
 
 /// One WSGI callable under one mount, and who may reach what in it.
 #[derive(Debug)]
@@ -96,16 +174,6 @@ pub enum Default_ {
     Role(Name),
 }
 
-/// The compiled rules of an application.
-#[derive(Debug)]
-pub struct Rules {}
-
-impl Rules {
-    pub(super) fn id(&self, _rule: usize) -> Option<&RuleId> {
-        None
-    }
-}
-
 /// Everything a verdict depends on besides the application and the target.
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
@@ -117,26 +185,6 @@ pub struct Question<'a> {
     pub method: &'a http::Method,
     /// The client's address.
     pub from: IpAddr,
-}
-
-/// May this principal do this here?
-///
-/// # Errors
-/// No, and why.
-pub fn decide(app: &Arc<Application>, target: Target, q: &Question<'_>) -> Result<Permit, Denial> {
-    let _ = (app, target, q, Permit::new);
-    Err(Denial { reason: Reason::DeniedByDefault, rule: None, sign_in: None })
-}
-
-/// A verdict with everything that led to it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct Explanation {}
-
-/// The same verdict as [`decide`], explained.
-#[must_use]
-pub fn explain(app: &Application, target: &Target, q: &Question<'_>) -> Explanation {
-    let _ = (app, target, q);
-    Explanation {}
 }
 
 /// A policy file to load.
@@ -164,11 +212,5 @@ pub struct Context<'a> {
 /// Applications and warnings, or every mistake.
 pub type Loaded = Result<(Vec<Arc<Application>>, Vec<Problem>), Vec<Problem>>;
 
-/// Reads all policy files.
-///
-/// # Errors
-/// Every mistake in every file.
-pub fn load(sources: &[Source], context: Context<'_>) -> Loaded {
-    let _ = (sources, context.system);
-    Ok((Vec::new(), Vec::new()))
-}
+#[cfg(test)]
+mod tests;

@@ -45,7 +45,7 @@ impl Permit {
     /// The allow that decided; `None` if it was the application's default.
     #[must_use]
     pub fn rule(&self) -> Option<&RuleId> {
-        self.rule.and_then(|rule| self.app.rules.id(rule))
+        self.rule.map(|number| self.app.rules.rules[number].id())
     }
 
     /// `SCRIPT_NAME`: the mount, empty for `/`.

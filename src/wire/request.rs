@@ -129,6 +129,15 @@ impl<'a> RequestHead<'a> {
         put_string(out, body);
     }
 
+    /// Whether the body of the request in this payload follows in frames of its own: all that has to be known to route
+    /// frames, without reading the rest of the head.
+    ///
+    /// # Errors
+    /// A payload that ends before, or another value than [`BodyKind`] has.
+    pub fn body_follows(payload: &[u8]) -> Result<bool, Malformed> {
+        flag(payload.get(2).copied().ok_or(Malformed("kind of body"))?, "kind of body")
+    }
+
     /// Reads the payload of a [`crate::Kind::Request`] frame.
     ///
     /// # Errors
@@ -313,6 +322,7 @@ mod tests {
         ) {
             let payload = sample(&body, &roles, &headers);
             let head = RequestHead::parse(&payload).unwrap();
+            prop_assert_eq!(RequestHead::body_follows(&payload), Ok(head.body_kind == BodyKind::Follows));
             prop_assert_eq!(head.method, "GET");
             prop_assert_eq!(head.request_uri, b"/notes/a?q=1");
             prop_assert_eq!(head.body, body.as_slice());

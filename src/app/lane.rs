@@ -1,0 +1,602 @@
+//! One data thread's end of a lane: requests out, answers in, many at a time.
+//!
+//! Everything that the tasks of a data thread want to say to a worker in one turn of the event loop is gathered in one
+//! buffer and leaves in one write; whatever one read brings is handed out in one go. That is what makes a process of
+//! its own per application affordable (`docs/architecture.md`, "Why a lane").
+//!
+//! The worker is not trusted. Its frames are bounds-checked, a stream that exceeds its window or an answer nobody asked
+//! for ends the lane, and with it the worker; no other application notices.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use portcullis_wire::{
+    FailKind, Frame, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, ResponseHead, begin, end, fail_payload,
+    put_empty, put_frame, put_u32, take_frame, u32_payload,
+};
+use slab::Slab;
+use tokio::net::UnixStream;
+
+use crate::app::pool::{WorkerCommand, WorkerShared};
+
+/// Requests that may be under way on one lane: what 16 bits of a request number can tell apart.
+const MAX_IN_FLIGHT: usize = 1 << 16;
+
+/// Response bytes consumed before the worker is told that it may send as many again. A quarter of the window keeps the
+/// stream moving without a frame per chunk.
+const CREDIT_STEP: u32 = INITIAL_WINDOW / 4;
+
+/// One read takes at most this much, so that one flooding worker does not keep its data thread from its other work.
+const READ_CHUNK: usize = 64 * 1024;
+
+/// Why an exchange has no (whole) answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The application failed; its log has the traceback.
+    #[error("the application failed")]
+    Application,
+    /// The worker died or broke the protocol.
+    #[error("the worker was lost")]
+    WorkerLost,
+}
+
+/// Status line and headers of an answer.
+#[derive(Debug)]
+pub struct Head {
+    /// Three digits.
+    pub status: StatusCode,
+    /// The application's reason phrase, when it is not the standard one.
+    pub reason: Option<Bytes>,
+    /// As the application gave them, hop-by-hop ones already removed by the worker.
+    pub headers: HeaderMap,
+    /// How long the request waited in the worker before it ran, microseconds.
+    pub queued_us: u32,
+}
+
+/// An application's answer.
+#[derive(Debug)]
+pub enum Answer {
+    /// Head and body at once.
+    Complete(Head, Bytes),
+    /// The body follows: [`Ticket::poll_chunk`].
+    Streaming(Head),
+}
+
+/// One data thread's end of the connection to one worker.
+pub struct Lane {
+    worker: Arc<WorkerShared>,
+    index: u32,
+    retired: Cell<bool>,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    out: BytesMut,
+    exchanges: Slab<Exchange>,
+    generation: u16,
+    /// The lane's own task, to be woken when `out` has something to say.
+    task: Option<Waker>,
+    dead: bool,
+}
+
+/// What is known of one request under way.
+struct Exchange {
+    generation: u16,
+    phase: Phase,
+    chunks: VecDeque<Bytes>,
+    /// Bytes in `chunks`: never above the window.
+    buffered: u32,
+    consumed: u32,
+    /// Bytes of the request's body that the worker still accepts.
+    body_window: u32,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    /// The client is gone; the slot stays until the worker closes the exchange.
+    abandoned: bool,
+}
+
+enum Phase {
+    Waiting,
+    /// [`Kind::Response`] or [`Kind::Head`], not yet looked at.
+    Answered(Kind, Bytes),
+    Streaming,
+    Ended,
+    Failed(Failure),
+}
+
+impl Lane {
+    /// Takes over a connected socket and starts the task that serves it; call inside a `LocalSet`.
+    ///
+    /// # Errors
+    /// The socket cannot be registered with the runtime.
+    pub fn open(
+        worker: Arc<WorkerShared>,
+        index: u32,
+        socket: std::os::unix::net::UnixStream,
+    ) -> std::io::Result<Rc<Self>> {
+        socket.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(socket)?;
+        let lane =
+            Rc::new(Self { worker, index, retired: Cell::new(false), state: RefCell::new(State::default()) });
+        tokio::task::spawn_local(Rc::clone(&lane).serve(socket));
+        Ok(lane)
+    }
+
+    /// The worker at the other end.
+    pub fn worker(&self) -> &Arc<WorkerShared> {
+        &self.worker
+    }
+
+    /// Whether new requests may be given to it.
+    pub fn is_open(&self) -> bool {
+        !self.retired.get() && {
+            let state = self.state.borrow();
+            !state.dead && state.exchanges.len() < MAX_IN_FLIGHT
+        }
+    }
+
+    /// Gives it no new requests; those under way come to their end.
+    pub fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    /// Sends a request; `head` writes the payload of a [`Kind::Request`] frame.
+    pub fn start(self: &Rc<Self>, head: impl FnOnce(&mut BytesMut)) -> Ticket {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        state.generation = state.generation.wrapping_add(1);
+        let generation = state.generation;
+        let phase = if state.dead { Phase::Failed(Failure::WorkerLost) } else { Phase::Waiting };
+        let slot = state.exchanges.insert(Exchange {
+            generation,
+            phase,
+            chunks: VecDeque::new(),
+            buffered: 0,
+            consumed: 0,
+            body_window: INITIAL_WINDOW,
+            reader: None,
+            writer: None,
+            abandoned: false,
+        });
+        let id = request_id(slot, generation);
+        self.worker.in_flight.fetch_add(1, Ordering::Relaxed);
+        if !state.dead {
+            let start = begin(&mut state.out, id, Kind::Request);
+            head(&mut state.out);
+            end(&mut state.out, start);
+            state.wake_task();
+        }
+        Ticket { lane: Rc::clone(self), id }
+    }
+
+    /// Reads and writes until the worker goes away.
+    async fn serve(self: Rc<Self>, socket: UnixStream) {
+        let mut input = BytesMut::with_capacity(READ_CHUNK);
+        let error = poll_fn(|cx| self.poll(cx, &socket, &mut input)).await;
+        let unexpected = match error {
+            Ended::Closed => false,
+            Ended::Io(error) => {
+                tracing::debug!(worker = self.worker.id, %error, "lane closed");
+                false
+            }
+            Ended::Malformed(error) => {
+                tracing::error!(worker = self.worker.id, application = %self.worker.application, %error, "a worker broke the protocol");
+                true
+            }
+        };
+        self.state.borrow_mut().fail_all();
+        if unexpected {
+            self.worker.command(WorkerCommand::Replace("it broke the protocol"));
+        }
+        self.release_finished();
+    }
+
+    fn poll(&self, cx: &mut Context<'_>, socket: &UnixStream, input: &mut BytesMut) -> Poll<Ended> {
+        if let Err(error) = self.poll_write(cx, socket) {
+            return Poll::Ready(Ended::Io(error));
+        }
+        // One read per turn while others wait; the socket stays readable and the task is polled again.
+        loop {
+            match socket.poll_read_ready(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Ended::Io(error)),
+                Poll::Ready(Ok(())) => {}
+            }
+            input.reserve(READ_CHUNK);
+            match socket.try_read_buf(input) {
+                Ok(0) => return Poll::Ready(Ended::Closed),
+                Ok(read) => {
+                    if let Err(error) = self.dispatch(input) {
+                        return Poll::Ready(Ended::Malformed(error));
+                    }
+                    if read < READ_CHUNK / 2 {
+                        continue;
+                    }
+                    cx.waker().wake_by_ref();
+                    break;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Ended::Io(error)),
+            }
+        }
+        let mut state = self.state.borrow_mut();
+        if !state.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
+            state.task = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    fn poll_write(&self, cx: &mut Context<'_>, socket: &UnixStream) -> std::io::Result<()> {
+        let mut state = self.state.borrow_mut();
+        while !state.out.is_empty() {
+            match socket.try_write(&state.out) {
+                Ok(written) => state.out.advance(written),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    match socket.poll_write_ready(cx) {
+                        Poll::Ready(Ok(())) => {}
+                        Poll::Ready(Err(error)) => return Err(error),
+                        Poll::Pending => break,
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn dispatch(&self, input: &mut BytesMut) -> Result<(), Malformed> {
+        let mut state = self.state.borrow_mut();
+        while let Some(frame) = take_frame(input)? {
+            let (slot, done) = state.receive(frame)?;
+            if done && state.exchanges[slot].abandoned {
+                state.exchanges.remove(slot);
+                self.finished_one();
+            }
+        }
+        Ok(())
+    }
+
+    fn finished_one(&self) {
+        self.worker.finished(1);
+    }
+
+    /// Forgets abandoned exchanges of a dead lane.
+    fn release_finished(&self) {
+        let mut state = self.state.borrow_mut();
+        let before = state.exchanges.len();
+        state.exchanges.retain(|_, exchange| !exchange.abandoned);
+        let gone = before - state.exchanges.len();
+        self.worker.finished(u32::try_from(gone).unwrap_or(u32::MAX));
+    }
+}
+
+enum Ended {
+    Closed,
+    Io(std::io::Error),
+    Malformed(Malformed),
+}
+
+impl State {
+    fn wake_task(&self) {
+        if let Some(task) = &self.task {
+            task.wake_by_ref();
+        }
+    }
+
+    fn get(&mut self, id: u32) -> Option<&mut Exchange> {
+        let (slot, generation) = (usize::from(id as u16), (id >> 16) as u16);
+        self.exchanges.get_mut(slot).filter(|exchange| exchange.generation == generation)
+    }
+
+    /// Takes in one frame; tells the slot and whether the exchange is over.
+    fn receive(&mut self, frame: Frame) -> Result<(usize, bool), Malformed> {
+        let slot = usize::from(frame.request as u16);
+        let Some(exchange) = self.get(frame.request) else {
+            return Err(Malformed("an answer to a request that is not under way"));
+        };
+        exchange.receive(frame)?;
+        Ok((slot, matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response, _))))
+    }
+
+    fn fail_all(&mut self) {
+        self.dead = true;
+        self.out = BytesMut::new();
+        for (_, exchange) in &mut self.exchanges {
+            if !matches!(exchange.phase, Phase::Ended | Phase::Answered(Kind::Response, _)) {
+                exchange.phase = Phase::Failed(Failure::WorkerLost);
+            }
+            exchange.wake();
+        }
+    }
+}
+
+impl Exchange {
+    fn wake(&mut self) {
+        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
+            waker.wake();
+        }
+    }
+
+    fn receive(&mut self, frame: Frame) -> Result<(), Malformed> {
+        let waiting = matches!(self.phase, Phase::Waiting);
+        let streaming = matches!(self.phase, Phase::Streaming | Phase::Answered(Kind::Head, _));
+        match frame.kind {
+            Kind::Response | Kind::Head if waiting => self.phase = Phase::Answered(frame.kind, frame.payload),
+            Kind::Data if streaming => {
+                let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
+                self.buffered = self.buffered.saturating_add(length);
+                if self.buffered > INITIAL_WINDOW {
+                    return Err(Malformed("more response data than its window"));
+                }
+                if self.abandoned {
+                    self.buffered = 0;
+                } else {
+                    self.chunks.push_back(frame.payload);
+                }
+            }
+            Kind::End if streaming => {
+                // The head may not have been looked at yet; it is taken first, then the chunks, then this.
+                if let Phase::Answered(_, head) = &self.phase {
+                    self.chunks.push_front(head.clone());
+                    self.phase = Phase::Answered(Kind::End, Bytes::new());
+                } else {
+                    self.phase = Phase::Ended;
+                }
+            }
+            Kind::Fail if waiting || streaming => {
+                let (kind, _) = fail_payload(&frame.payload)?;
+                tracing::debug!(?kind, "the application failed");
+                self.phase = Phase::Failed(match kind {
+                    FailKind::Exception | FailKind::Protocol | FailKind::Truncated | FailKind::Cancelled => {
+                        Failure::Application
+                    }
+                });
+            }
+            Kind::BodyCredit => {
+                self.body_window = self.body_window.saturating_add(u32_payload(&frame.payload)?);
+            }
+            _ => return Err(Malformed("a frame that does not belong here")),
+        }
+        self.wake();
+        Ok(())
+    }
+}
+
+/// The right to one answer. Dropping it before the end tells the worker that nobody wants it any more.
+pub struct Ticket {
+    lane: Rc<Lane>,
+    id: u32,
+}
+
+impl Ticket {
+    /// Waits for the answer's head.
+    ///
+    /// # Errors
+    /// The application failed, or the worker was lost.
+    pub async fn answer(&self) -> Result<Answer, Failure> {
+        let (kind, payload) = poll_fn(|cx| {
+            let mut state = self.lane.state.borrow_mut();
+            let Some(exchange) = state.get(self.id) else { return Poll::Ready(Err(Failure::WorkerLost)) };
+            match &exchange.phase {
+                Phase::Answered(Kind::End, _) => {
+                    let head = exchange.chunks.pop_front().unwrap_or_default();
+                    exchange.phase = Phase::Ended;
+                    Poll::Ready(Ok((Kind::Head, head)))
+                }
+                Phase::Answered(Kind::Head, head) => {
+                    let head = head.clone();
+                    exchange.phase = Phase::Streaming;
+                    Poll::Ready(Ok((Kind::Head, head)))
+                }
+                Phase::Answered(kind, payload) => Poll::Ready(Ok((*kind, payload.clone()))),
+                Phase::Failed(failure) => Poll::Ready(Err(*failure)),
+                Phase::Waiting | Phase::Streaming | Phase::Ended => {
+                    exchange.reader = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await?;
+        read_head(&payload).map(|(head, body)| match kind {
+            Kind::Response => Answer::Complete(head, body),
+            _ => Answer::Streaming(head),
+        })
+        .map_err(|error| {
+            tracing::error!(worker = self.lane.worker.id, %error, "a worker sent an unreadable head");
+            self.lane.worker.command(WorkerCommand::Replace("it sent an unreadable head"));
+            Failure::WorkerLost
+        })
+    }
+
+    /// The next piece of a streaming answer; `None` at its end.
+    pub fn poll_chunk(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+        let mut state = self.lane.state.borrow_mut();
+        let state = &mut *state;
+        let Some(exchange) = state.get(self.id) else { return Poll::Ready(Some(Err(Failure::WorkerLost))) };
+        if let Some(chunk) = exchange.chunks.pop_front() {
+            let length = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            exchange.buffered = exchange.buffered.saturating_sub(length);
+            exchange.consumed += length;
+            if exchange.consumed >= CREDIT_STEP && matches!(exchange.phase, Phase::Streaming) {
+                let consumed = std::mem::take(&mut exchange.consumed);
+                put_u32(&mut state.out, self.id, Kind::Credit, consumed);
+                state.wake_task();
+            }
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        match exchange.phase {
+            Phase::Ended => Poll::Ready(None),
+            Phase::Failed(failure) => Poll::Ready(Some(Err(failure))),
+            _ => {
+                exchange.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// A handle for the task that sends the request's body.
+    pub fn body_sender(&self) -> BodySender {
+        BodySender { lane: Rc::clone(&self.lane), id: self.id }
+    }
+
+    /// The request's time is up: its thread is interrupted. If it does not come back, the worker is replaced; see
+    /// [`crate::app::pool`].
+    pub fn interrupt(&self) {
+        self.lane.worker.command(WorkerCommand::Interrupt { lane: self.lane.index, request: self.id });
+    }
+
+    /// Whether the worker has closed this exchange.
+    pub fn watch(&self) -> Watch {
+        Watch { lane: Rc::clone(&self.lane), id: self.id }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut state = self.lane.state.borrow_mut();
+        let slot = usize::from(self.id as u16);
+        let Some(exchange) = state.get(self.id) else { return };
+        let over = matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _));
+        if over {
+            exchange.wake();
+            state.exchanges.remove(slot);
+            drop(state);
+            self.lane.finished_one();
+            return;
+        }
+        exchange.abandoned = true;
+        exchange.chunks = VecDeque::new();
+        exchange.buffered = 0;
+        exchange.wake();
+        put_empty(&mut state.out, self.id, Kind::Cancel);
+        state.wake_task();
+    }
+}
+
+/// Tells later whether an exchange is still under way.
+pub struct Watch {
+    lane: Rc<Lane>,
+    id: u32,
+}
+
+impl Watch {
+    /// Whether the worker still holds the request.
+    pub fn is_open(&self) -> bool {
+        let mut state = self.lane.state.borrow_mut();
+        !state.dead && state.get(self.id).is_some()
+    }
+
+    /// The worker that has it.
+    pub fn worker(&self) -> &Arc<WorkerShared> {
+        &self.lane.worker
+    }
+}
+
+/// Sends the body of a request within the window that the worker grants.
+pub struct BodySender {
+    lane: Rc<Lane>,
+    id: u32,
+}
+
+/// Nobody reads the body any more: the exchange is over.
+#[derive(Debug, Clone, Copy)]
+pub struct NotWanted;
+
+impl BodySender {
+    /// Sends all of `data`, waiting for room as needed.
+    ///
+    /// # Errors
+    /// The exchange is over.
+    pub async fn send(&self, mut data: Bytes) -> Result<(), NotWanted> {
+        while !data.is_empty() {
+            let room = poll_fn(|cx| self.poll_room(cx)).await?;
+            let piece = data.split_to(data.len().min(room).min(MAX_CHUNK));
+            self.put(|out, id| put_frame(out, id, Kind::Body, &piece), piece.len());
+        }
+        Ok(())
+    }
+
+    /// Waits until the exchange is over; for a sender that has nothing to send yet.
+    pub async fn not_wanted(&self) {
+        poll_fn(|cx| {
+            let mut state = self.lane.state.borrow_mut();
+            match state.get(self.id) {
+                Some(exchange) if exchange.wants_body() => {
+                    exchange.writer = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+    }
+
+    /// The body is complete.
+    pub fn finish(&self) {
+        self.put(|out, id| put_empty(out, id, Kind::BodyEnd), 0);
+    }
+
+    /// The client went away or broke the body.
+    pub fn abort(&self) {
+        self.put(|out, id| put_empty(out, id, Kind::BodyAbort), 0);
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<Result<usize, NotWanted>> {
+        let mut state = self.lane.state.borrow_mut();
+        match state.get(self.id) {
+            Some(exchange) if exchange.wants_body() => {
+                if exchange.body_window > 0 {
+                    return Poll::Ready(Ok(exchange.body_window as usize));
+                }
+                exchange.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(Err(NotWanted)),
+        }
+    }
+
+    fn put(&self, write: impl FnOnce(&mut BytesMut, u32), length: usize) {
+        let mut state = self.lane.state.borrow_mut();
+        let state = &mut *state;
+        if let Some(exchange) = state.get(self.id).filter(|exchange| exchange.wants_body()) {
+            exchange.body_window -= u32::try_from(length).unwrap_or(u32::MAX).min(exchange.body_window);
+            write(&mut state.out, self.id);
+            state.wake_task();
+        }
+    }
+}
+
+impl Exchange {
+    fn wants_body(&self) -> bool {
+        !self.abandoned && matches!(self.phase, Phase::Waiting | Phase::Answered(Kind::Head, _) | Phase::Streaming)
+    }
+}
+
+fn request_id(slot: usize, generation: u16) -> u32 {
+    u32::from(generation) << 16 | u32::try_from(slot).unwrap_or(u32::MAX) & 0xffff
+}
+
+/// Reads a head; the bytes behind it are the body of a complete answer.
+fn read_head(payload: &Bytes) -> Result<(Head, Bytes), Malformed> {
+    debug_assert!(payload.len() <= MAX_FRAME);
+    let (head, used) = ResponseHead::parse(payload)?;
+    let status = StatusCode::from_u16(head.status).map_err(|_| Malformed("status"))?;
+    let mut headers = HeaderMap::with_capacity(usize::from(head.headers.count()) + 2);
+    for (name, value) in head.headers.iter() {
+        let name = HeaderName::from_bytes(name).map_err(|_| Malformed("header name"))?;
+        let value = HeaderValue::from_maybe_shared(payload.slice_ref(value)).map_err(|_| Malformed("header value"))?;
+        headers.append(name, value);
+    }
+    let standard = status.canonical_reason().is_some_and(|reason| reason.as_bytes() == head.reason);
+    let reason = (!standard).then(|| payload.slice_ref(head.reason));
+    Ok((Head { status, reason, headers, queued_us: head.queued_us }, payload.slice(used..)))
+}

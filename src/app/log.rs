@@ -1,0 +1,74 @@
+//! What an application says, as lines of `logs/<application>/wsgi.log`.
+
+use std::path::{Path, PathBuf};
+
+use crate::{clock::Clock, telemetry::LogFile};
+
+/// One application's log.
+#[derive(Clone)]
+pub struct AppLog {
+    file: LogFile,
+    path: PathBuf,
+}
+
+impl AppLog {
+    /// The log of the application mounted at `name`, below the directory of logs.
+    #[must_use]
+    pub fn path(directory: &Path, name: &str) -> PathBuf {
+        let folder = match name.trim_matches('/') {
+            "" => "root".to_owned(),
+            name => name.replace('/', "."),
+        };
+        directory.join(folder).join("wsgi.log")
+    }
+
+    /// Writes to an open file.
+    #[must_use]
+    pub fn new(file: LogFile, path: PathBuf) -> Self {
+        Self { file, path }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn location(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same log for one worker.
+    #[must_use]
+    pub fn of_worker(&self, pid: u32, clock: Clock) -> WorkerLog {
+        WorkerLog { file: self.file.clone(), pid, clock }
+    }
+}
+
+/// The log of one worker of an application.
+#[derive(Clone)]
+pub struct WorkerLog {
+    file: LogFile,
+    pid: u32,
+    clock: Clock,
+}
+
+#[derive(serde::Serialize)]
+struct Line<'a> {
+    time: String,
+    source: &'a str,
+    worker: u32,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    thread: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    request: &'a str,
+    message: &'a str,
+}
+
+impl WorkerLog {
+    /// Writes one line. `source` is `stdout`, `stderr`, `wsgi.errors`, `warning`, `error` or `gate`.
+    pub fn write(&self, source: &str, thread: &str, request: &str, message: &str) {
+        let time = self.clock.now().rfc3339();
+        let line = Line { time, source, worker: self.pid, thread, request, message };
+        if let Ok(mut bytes) = serde_json::to_vec(&line) {
+            bytes.push(b'\n');
+            self.file.write_lines(bytes);
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Behind the gate. Everything here takes a [`Permit`]: an application is served because somebody was allowed to be
+//! served, never because a path happened to lead here.
+//!
+//! Reading order: [`serve`] (a file or the worker) · `request` (what the application sees) · `body` (both directions) ·
+//! `lane` and `pool` (one data thread's view of the workers) · `launch`, `worker`, `supervise` (the control thread's view) ·
+//! `static_files` · `log`.
+
+pub mod body;
+pub mod lane;
+pub mod launch;
+pub mod log;
+pub mod pool;
+pub mod request;
+pub mod static_files;
+pub mod supervise;
+pub mod worker;
+
+use std::{net::SocketAddr, time::Duration};
+
+use http::{HeaderMap, HeaderValue, Response, header, request::Parts};
+use hyper::{body::Incoming, ext::ReasonPhrase};
+
+use crate::{
+    app::{
+        body::{Body, RequestBody},
+        lane::{Answer, Failure, Head, Ticket},
+        launch::Launch,
+        pool::{Place, Pools},
+        worker::{Start, Worker},
+    },
+    clock::Clock,
+    config::Config,
+    model::Reason,
+    policy::{Application, Permit, ServeFiles},
+};
+
+/// How long a request waits for a worker while its application starts or its only worker is being replaced.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What came in, apart from the target, which is in the permit.
+pub struct Inbound {
+    /// Method, version and headers; the URI has been consumed.
+    pub parts: Parts,
+    /// Who sent it, after trusted proxies.
+    pub client: SocketAddr,
+    /// Whether it came over TLS.
+    pub secure: bool,
+    /// Its id in logs and pages.
+    pub request_id: String,
+}
+
+/// What the applications on one data thread need.
+pub struct Applications<'a> {
+    /// The thread's lanes.
+    pub pools: &'a Pools,
+    /// Limits and time-outs that applications do not set themselves.
+    pub config: &'a Config,
+}
+
+/// What a served request cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Served {
+    /// How long it waited in the worker before it ran, microseconds.
+    pub queued_us: u32,
+}
+
+/// Serves a permitted request: a file, or the worker.
+///
+/// # Errors
+/// A [`Reason`] why there is no answer; nothing was sent.
+pub async fn serve(
+    applications: Applications<'_>,
+    permit: Permit,
+    inbound: Inbound,
+    body: Incoming,
+    served: &mut Served,
+) -> Result<Response<Body>, Reason> {
+    if permit.app().serve_files != ServeFiles::No
+        && let Some(file) = static_files::asked_for(&permit)
+    {
+        return static_files::serve(&permit, &file, inbound).await;
+    }
+    call(applications, permit, inbound, body, served).await
+}
+
+/// Calls the application.
+async fn call(
+    applications: Applications<'_>,
+    permit: Permit,
+    inbound: Inbound,
+    body: Incoming,
+    served: &mut Served,
+) -> Result<Response<Body>, Reason> {
+    let (config, app) = (applications.config, permit.app());
+    let limit = app.body_bytes.unwrap_or(config.limits.body_bytes);
+    let body = RequestBody::prepare(body, limit, app.stream_bodies, config.timeouts.body).await?;
+    let Place { lane, seat } = applications.pools.place(&app.name, config.limits.queue, PATIENCE).await?;
+    let ticket = lane.start(|out| request::put(out, &permit, &inbound, &body));
+    body.send(&ticket, config.timeouts.body);
+
+    let patience = app.request_timeout.unwrap_or(config.timeouts.request);
+    let head_only = inbound.parts.method == http::Method::HEAD;
+    let answer = match tokio::time::timeout(patience, ticket.answer()).await {
+        Ok(answer) => answer.map_err(|failure| match failure {
+            Failure::Application => Reason::ApplicationError,
+            Failure::WorkerLost => Reason::WorkerLost,
+        })?,
+        Err(_) => {
+            give_up(&ticket);
+            return Err(Reason::ApplicationTimeout);
+        }
+    };
+    let (head, body) = match answer {
+        Answer::Complete(head, bytes) => (head, Body::full(bytes)),
+        Answer::Streaming(head) => (head, Body::streaming(ticket, seat)),
+    };
+    served.queued_us = head.queued_us;
+    Ok(respond(head, if head_only { body.without_content() } else { body }))
+}
+
+/// Interrupts the thread that runs the request, and sees to it that the worker is replaced if that does not help.
+fn give_up(ticket: &Ticket) {
+    ticket.interrupt();
+    tokio::task::spawn_local(pool::replace_if_stuck(ticket.watch()));
+}
+
+fn respond(head: Head, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    if let Some(reason) = head.reason.and_then(|reason| ReasonPhrase::try_from(reason).ok()) {
+        response.extensions_mut().insert(reason);
+    }
+    let headers: &mut HeaderMap = response.headers_mut();
+    headers.entry(header::SERVER).or_insert(HeaderValue::from_static("Portcullis"));
+    response
+}
+
+/// Imports an application in a worker of its own and ends that worker again: `check` and `app test`.
+///
+/// # Errors
+/// What an operator needs to mend it: the traceback, or what is missing.
+pub async fn probe(
+    config: &Config,
+    application: &Application,
+    log: log::AppLog,
+    clock: Clock,
+) -> Result<portcullis_wire::Ready, String> {
+    let launch = Launch::of(config, application);
+    let patience = application.start_timeout.unwrap_or(config.timeouts.start);
+    let worker = Worker::boot(Start { launch: &launch, lanes: 1, id: 0, patience, log, clock })
+        .await
+        .map_err(|error| error.to_string())?;
+    worker.stop(Duration::ZERO).await;
+    Ok(worker.ready.clone())
+}

@@ -1,0 +1,508 @@
+//! Keeps the workers of every application running: started, replaced when they die, swapped without a lost request
+//! when the application is reloaded, stopped in order. One task per application, all on the control thread.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    app::{
+        launch::Launch,
+        log::AppLog,
+        pool::{AppShared, AppState, PoolMessage, WorkerShared},
+        worker::{BootError, Start, Worker},
+    },
+    clock::{Clock, Timestamp},
+};
+
+/// The pause before the second restart in a row; doubles up to [`BACK_OFF_MOST`]. The first restart is immediate.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// The longest pause between restarts: short enough that an application whose database came back is not waited for.
+const BACK_OFF_MOST: Duration = Duration::from_secs(30);
+
+/// A worker that lived this long is not part of a crash loop.
+const STABLE: Duration = Duration::from_secs(10);
+
+/// What the supervisor is told of one application.
+#[derive(Clone)]
+pub struct Plan {
+    /// `/notes`.
+    pub name: Arc<str>,
+    /// What its workers are.
+    pub launch: Launch,
+    /// Whether it runs at all.
+    pub enabled: bool,
+    /// How long an import may take.
+    pub start_timeout: Duration,
+    /// How long a worker may take to finish what it holds.
+    pub stop_timeout: Duration,
+    /// Its log.
+    pub log: AppLog,
+}
+
+/// How one application is doing, for `status`.
+#[derive(Debug, Clone)]
+pub struct AppReport {
+    /// `/notes`.
+    pub name: Arc<str>,
+    /// How it is doing.
+    pub state: AppState,
+    /// Its workers.
+    pub workers: Vec<WorkerReport>,
+    /// Workers that were replaced because they died.
+    pub restarts: u64,
+    /// Why the last start, restart or reload failed.
+    pub last_error: Option<String>,
+}
+
+/// How one worker is doing.
+#[derive(Debug, Clone)]
+pub struct WorkerReport {
+    /// Process id.
+    pub pid: u32,
+    /// `3.11.7`.
+    pub python: String,
+    /// How long the import took, milliseconds.
+    pub import_ms: u32,
+    /// When it was ready.
+    pub since: Timestamp,
+    /// Its counters, read when they are looked at.
+    pub shared: Arc<WorkerShared>,
+}
+
+/// A reload that worked.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// How many workers were swapped.
+    pub workers: usize,
+    /// `3.11.7`.
+    pub python: String,
+    /// How long the slowest import took, milliseconds.
+    pub import_ms: u32,
+}
+
+/// All applications.
+pub struct Supervisor {
+    tasks: Mutex<HashMap<Arc<str>, AppTask>>,
+    threads: Vec<mpsc::UnboundedSender<PoolMessage>>,
+    clock: Clock,
+    next_worker: Arc<AtomicU64>,
+}
+
+struct AppTask {
+    plan: Plan,
+    commands: mpsc::UnboundedSender<Act>,
+    report: Arc<Mutex<AppReport>>,
+}
+
+enum Act {
+    Reload(Box<Plan>, oneshot::Sender<Result<Reloaded, String>>),
+    Stop(oneshot::Sender<()>),
+}
+
+impl Supervisor {
+    /// `threads` are the data threads that get a lane to every worker.
+    #[must_use]
+    pub fn new(threads: Vec<mpsc::UnboundedSender<PoolMessage>>, clock: Clock) -> Self {
+        Self { tasks: Mutex::default(), threads, clock, next_worker: Arc::new(AtomicU64::new(1)) }
+    }
+
+    /// Brings what runs in line with `plans`: new applications start, changed ones are swapped, gone ones stop. What
+    /// could not be swapped goes on running as it was; its name and the reason are returned.
+    pub async fn apply(&self, plans: Vec<Plan>) -> Vec<(Arc<str>, String)> {
+        let mut failed = Vec::new();
+        for gone in self.names_except(&plans) {
+            self.remove(&gone).await;
+        }
+        for plan in plans {
+            let current = self.plan(&plan.name);
+            match current {
+                None => self.start(plan),
+                Some(current) if current.launch == plan.launch && current.enabled == plan.enabled => {}
+                Some(current) if current.enabled && plan.enabled => {
+                    let name = Arc::clone(&plan.name);
+                    if let Err(why) = self.swap(plan).await {
+                        failed.push((name, why));
+                    }
+                }
+                Some(_) => {
+                    self.remove(&plan.name).await;
+                    self.start(plan);
+                }
+            }
+        }
+        failed
+    }
+
+    /// Starts new workers of an application and lets them take over once they are ready.
+    ///
+    /// # Errors
+    /// Why the new ones could not be started, with the traceback; the old ones go on.
+    pub async fn reload(&self, name: &str) -> Result<Reloaded, String> {
+        let plan = self.plan(name).ok_or_else(|| format!("there is no application {name}"))?;
+        if !plan.enabled {
+            return Err(format!("{name} is disabled by its policy"));
+        }
+        self.swap(plan).await
+    }
+
+    /// How everything is doing, by name.
+    #[must_use]
+    pub fn reports(&self) -> Vec<AppReport> {
+        let mut reports: Vec<_> = self.lock().values().map(|task| lock(&task.report).clone()).collect();
+        reports.sort_by(|a, b| a.name.cmp(&b.name));
+        reports
+    }
+
+    /// Stops all workers; each gets its time to finish.
+    pub async fn stop(&self) {
+        let names: Vec<_> = self.lock().keys().cloned().collect();
+        futures_util::future::join_all(names.iter().map(|name| self.remove(name))).await;
+    }
+
+    async fn swap(&self, plan: Plan) -> Result<Reloaded, String> {
+        let (reply, answer) = oneshot::channel();
+        {
+            let tasks = self.lock();
+            let task = tasks.get(&plan.name).ok_or_else(|| format!("there is no application {}", plan.name))?;
+            let _ = task.commands.send(Act::Reload(Box::new(plan.clone()), reply));
+        }
+        let outcome = answer.await.unwrap_or_else(|_| Err("the application is stopping".to_owned()));
+        if outcome.is_ok()
+            && let Some(task) = self.lock().get_mut(&plan.name)
+        {
+            task.plan = plan;
+        }
+        outcome
+    }
+
+    fn start(&self, plan: Plan) {
+        let shared = Arc::new(AppShared::new(Arc::clone(&plan.name)));
+        for thread in &self.threads {
+            let _ = thread.send(PoolMessage::Open(Arc::clone(&shared)));
+        }
+        let report = Arc::new(Mutex::new(AppReport {
+            name: Arc::clone(&plan.name),
+            state: AppState::Starting,
+            workers: Vec::new(),
+            restarts: 0,
+            last_error: None,
+        }));
+        let (commands, acts) = mpsc::unbounded_channel();
+        let keeper = Keeper {
+            plan: plan.clone(),
+            shared,
+            report: Arc::clone(&report),
+            threads: self.threads.clone(),
+            clock: self.clock.clone(),
+            next_worker: Arc::clone(&self.next_worker),
+            workers: Vec::new(),
+            failures: 0,
+        };
+        self.lock().insert(Arc::clone(&plan.name), AppTask { plan, commands, report });
+        tokio::spawn(keeper.run(acts));
+    }
+
+    async fn remove(&self, name: &str) {
+        let Some(task) = self.lock().remove(name) else { return };
+        let (reply, done) = oneshot::channel();
+        let _ = task.commands.send(Act::Stop(reply));
+        let _ = done.await;
+        for thread in &self.threads {
+            let _ = thread.send(PoolMessage::Close(Arc::from(name)));
+        }
+    }
+
+    fn plan(&self, name: &str) -> Option<Plan> {
+        self.lock().get(name).map(|task| task.plan.clone())
+    }
+
+    fn names_except(&self, plans: &[Plan]) -> Vec<Arc<str>> {
+        self.lock().keys().filter(|name| plans.iter().all(|plan| plan.name != **name)).cloned().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Arc<str>, AppTask>> {
+        lock(&self.tasks)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps one application's workers.
+struct Keeper {
+    plan: Plan,
+    shared: Arc<AppShared>,
+    report: Arc<Mutex<AppReport>>,
+    threads: Vec<mpsc::UnboundedSender<PoolMessage>>,
+    clock: Clock,
+    next_worker: Arc<AtomicU64>,
+    workers: Vec<Running>,
+    /// Deaths and failed starts in a row.
+    failures: u32,
+}
+
+struct Running {
+    worker: Arc<Worker>,
+    since: Timestamp,
+    started: Instant,
+}
+
+enum Event {
+    Died { id: u64, how: String },
+    Booted(Result<Worker, BootError>),
+    Retry,
+}
+
+impl Keeper {
+    async fn run(mut self, mut acts: mpsc::UnboundedReceiver<Act>) {
+        let (events, mut happened) = mpsc::unbounded_channel();
+        if self.plan.enabled {
+            for _ in 0..self.plan.launch.workers {
+                self.boot_in_background(&events);
+            }
+        } else {
+            self.set_state(AppState::Disabled);
+        }
+        loop {
+            tokio::select! {
+                act = acts.recv() => match act {
+                    Some(Act::Reload(plan, reply)) => {
+                        let outcome = self.reload(*plan, &events).await;
+                        let _ = reply.send(outcome);
+                    }
+                    Some(Act::Stop(reply)) => {
+                        self.stop().await;
+                        let _ = reply.send(());
+                        return;
+                    }
+                    None => return,
+                },
+                Some(event) = happened.recv() => self.handle(event, &events).await,
+            }
+            self.refresh_report();
+        }
+    }
+
+    async fn handle(&mut self, event: Event, events: &mpsc::UnboundedSender<Event>) {
+        match event {
+            Event::Died { id, how } => self.died(id, &how, events),
+            Event::Retry => {
+                if self.missing() > 0 {
+                    self.boot_in_background(events);
+                }
+            }
+            // Booted while a reload brought a full set: one too many.
+            Event::Booted(Ok(worker)) if self.missing() == 0 => worker.kill("a newer one took its place"),
+            Event::Booted(Ok(worker)) => {
+                tracing::info!(
+                    application = %self.plan.name,
+                    pid = worker.pid,
+                    python = worker.ready.python,
+                    import_ms = worker.ready.import_ms,
+                    "worker ready"
+                );
+                self.attach(worker, events).await;
+                lock(&self.report).last_error = None;
+                self.set_state(AppState::Running);
+            }
+            Event::Booted(Err(error)) => {
+                self.say(&format!("the application did not start: {error}"));
+                tracing::error!(application = %self.plan.name, log = %self.plan.log.location().display(), "the application did not start: {error}");
+                lock(&self.report).last_error = Some(error.to_string());
+                if self.workers.is_empty() {
+                    self.set_state(AppState::Failed);
+                }
+                self.retry_later(events);
+            }
+        }
+    }
+
+    fn died(&mut self, id: u64, how: &str, events: &mpsc::UnboundedSender<Event>) {
+        let Some(index) = self.workers.iter().position(|running| running.worker.shared.id == id) else { return };
+        let running = self.workers.remove(index);
+        let pid = running.worker.pid;
+        let lost = running.worker.shared.in_flight.load(Ordering::Acquire);
+        self.say(&format!("worker {pid} {how}; requests it held: {lost}"));
+        tracing::error!(application = %self.plan.name, pid, requests = lost, "worker {how}");
+        {
+            let mut report = lock(&self.report);
+            report.restarts += 1;
+            report.last_error = Some(format!("worker {pid} {how}"));
+        }
+        // Told, not waited for: its lanes are dead already.
+        drop(self.retire(&[id]));
+        if running.started.elapsed() >= STABLE {
+            self.failures = 0;
+        }
+        if self.workers.is_empty() {
+            self.set_state(AppState::Starting);
+        }
+        self.retry_later(events);
+    }
+
+    /// Starts another worker: at once after a first failure, later and later after more.
+    fn retry_later(&mut self, events: &mpsc::UnboundedSender<Event>) {
+        let pause = match self.failures {
+            0 => Duration::ZERO,
+            n => BACK_OFF.saturating_mul(1 << (n - 1).min(16)).min(BACK_OFF_MOST),
+        };
+        self.failures = self.failures.saturating_add(1);
+        let events = events.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            let _ = events.send(Event::Retry);
+        });
+    }
+
+    fn boot_in_background(&self, events: &mpsc::UnboundedSender<Event>) {
+        let (events, boot) = (events.clone(), self.boot(self.plan.clone()));
+        tokio::spawn(async move {
+            let _ = events.send(Event::Booted(boot.await));
+        });
+    }
+
+    fn boot(&self, plan: Plan) -> impl Future<Output = Result<Worker, BootError>> + use<> {
+        let id = self.next_worker.fetch_add(1, Ordering::Relaxed);
+        let (lanes, clock) = (self.threads.len(), self.clock.clone());
+        async move {
+            Worker::boot(Start {
+                launch: &plan.launch,
+                lanes,
+                id,
+                patience: plan.start_timeout,
+                log: plan.log.clone(),
+                clock,
+            })
+            .await
+        }
+    }
+
+    /// Hands a ready worker's lanes to the data threads.
+    async fn attach(&mut self, mut worker: Worker, events: &mpsc::UnboundedSender<Event>) {
+        let mut attached = Vec::new();
+        for (index, (thread, socket)) in self.threads.iter().zip(worker.lanes.drain(..)).enumerate() {
+            let (done, is_done) = oneshot::channel();
+            let index = u32::try_from(index).unwrap_or(u32::MAX);
+            let message = PoolMessage::Attach { worker: Arc::clone(&worker.shared), index, socket, done };
+            if thread.send(message).is_ok() {
+                attached.push(is_done);
+            }
+        }
+        futures_util::future::join_all(attached).await;
+        let (id, ended, events) = (worker.shared.id, worker.ended(), events.clone());
+        tokio::spawn(async move {
+            let how = ended.await;
+            let _ = events.send(Event::Died { id, how });
+        });
+        self.workers.push(Running { worker: Arc::new(worker), since: self.clock.now(), started: Instant::now() });
+    }
+
+    /// No new requests for these workers. Returns once every data thread knows.
+    fn retire(&self, ids: &[u64]) -> impl Future<Output = ()> + use<> {
+        let mut retired = Vec::new();
+        for thread in &self.threads {
+            for id in ids {
+                let (done, is_done) = oneshot::channel();
+                if thread.send(PoolMessage::Retire { worker: *id, done }).is_ok() {
+                    retired.push(is_done);
+                }
+            }
+        }
+        async move {
+            futures_util::future::join_all(retired).await;
+        }
+    }
+
+    async fn reload(&mut self, plan: Plan, events: &mpsc::UnboundedSender<Event>) -> Result<Reloaded, String> {
+        let boots: Vec<_> = (0..plan.launch.workers).map(|_| self.boot(plan.clone())).collect();
+        let (ready, failed): (Vec<_>, Vec<_>) =
+            futures_util::future::join_all(boots).await.into_iter().partition(Result::is_ok);
+        let ready: Vec<Worker> = ready.into_iter().flatten().collect();
+        if let Some(error) = failed.into_iter().find_map(Result::err) {
+            for worker in ready {
+                worker.kill("another worker of the same reload did not start");
+            }
+            let error = error.to_string();
+            self.say(&format!("the reload failed, the running version goes on: {error}"));
+            tracing::error!(application = %self.plan.name, "the reload failed, the running version goes on: {error}");
+            lock(&self.report).last_error = Some(error.clone());
+            return Err(error);
+        }
+        let outcome = Reloaded {
+            workers: ready.len(),
+            python: ready.first().map(|worker| worker.ready.python.clone()).unwrap_or_default(),
+            import_ms: ready.iter().map(|worker| worker.ready.import_ms).max().unwrap_or_default(),
+        };
+        let old = std::mem::take(&mut self.workers);
+        self.plan = plan;
+        self.failures = 0;
+        for worker in ready {
+            self.attach(worker, events).await;
+        }
+        self.set_state(AppState::Running);
+        lock(&self.report).last_error = None;
+        let ids: Vec<_> = old.iter().map(|running| running.worker.shared.id).collect();
+        self.retire(&ids).await;
+        tracing::info!(application = %self.plan.name, workers = outcome.workers, import_ms = outcome.import_ms, "reloaded");
+        let patience = self.plan.stop_timeout;
+        tokio::spawn(async move {
+            futures_util::future::join_all(old.iter().map(|running| running.worker.stop(patience))).await;
+        });
+        Ok(outcome)
+    }
+
+    async fn stop(&mut self) {
+        let workers = std::mem::take(&mut self.workers);
+        let ids: Vec<_> = workers.iter().map(|running| running.worker.shared.id).collect();
+        self.retire(&ids).await;
+        let patience = self.plan.stop_timeout;
+        futures_util::future::join_all(workers.iter().map(|running| running.worker.stop(patience))).await;
+    }
+
+    fn missing(&self) -> usize {
+        usize::from(self.plan.launch.workers).saturating_sub(self.workers.len())
+    }
+
+    fn set_state(&self, state: AppState) {
+        self.shared.set_state(state);
+        for thread in &self.threads {
+            let _ = thread.send(PoolMessage::Changed(Arc::clone(&self.plan.name)));
+        }
+        self.refresh_report();
+    }
+
+    fn refresh_report(&self) {
+        let mut report = lock(&self.report);
+        report.state = self.shared.state();
+        report.workers = self.workers.iter().map(Running::report).collect();
+    }
+
+    fn say(&self, message: &str) {
+        self.plan.log.of_worker(0, self.clock.clone()).write("gate", "", "", message);
+    }
+}
+
+impl Running {
+    fn report(&self) -> WorkerReport {
+        WorkerReport {
+            pid: self.worker.pid,
+            python: self.worker.ready.python.clone(),
+            import_ms: self.worker.ready.import_ms,
+            since: self.since,
+            shared: Arc::clone(&self.worker.shared),
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! One worker process: booted, listened to, stopped. Runs on the control thread.
+
+use std::{
+    collections::VecDeque,
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::BytesMut;
+use portcullis_wire::{Frame, Interrupt, Kind, Level, Log, Ready, begin, end, put_empty, take_frame};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::UnixStream,
+    process::Child,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    app::{
+        launch::{Launch, LaunchError, Launched},
+        log::AppLog,
+        pool::{WorkerCommand, WorkerShared},
+    },
+    clock::Clock,
+};
+
+/// A worker that was told to stop has this long after its last request for `atexit` handlers and flushes, before
+/// SIGTERM; and as long again before SIGKILL.
+const EXIT_GRACE: Duration = Duration::from_secs(5);
+
+/// The longest line of standard output that is kept whole.
+const MAX_LINE: u64 = 64 * 1024;
+
+/// Lines of standard error that are kept to explain a death.
+const LAST_WORDS: usize = 20;
+
+/// A worker whose application is imported.
+pub struct Worker {
+    /// What other threads know of it.
+    pub shared: Arc<WorkerShared>,
+    /// Its lanes, one per data thread, not yet handed out.
+    pub lanes: Vec<std::os::unix::net::UnixStream>,
+    /// Its process id.
+    pub pid: u32,
+    /// What it said when it was ready.
+    pub ready: Ready,
+    ending: watch::Receiver<Option<String>>,
+    stop: mpsc::UnboundedSender<()>,
+}
+
+/// Why there is no worker.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// It could not be started at all.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The application could not be imported: its traceback.
+    #[error("{0}")]
+    Import(String),
+    /// It went away before it was ready.
+    #[error("the worker {0} before the application was imported")]
+    Died(String),
+    /// It took too long.
+    #[error("the application was not imported within {} s (`start_timeout`)", .0.as_secs())]
+    Slow(Duration),
+}
+
+/// What a worker is started with.
+pub struct Start<'a> {
+    /// What to run.
+    pub launch: &'a Launch,
+    /// How many lanes it gets.
+    pub lanes: usize,
+    /// Unique number.
+    pub id: u64,
+    /// How long the import may take.
+    pub patience: Duration,
+    /// Where its words go.
+    pub log: AppLog,
+    /// For log times.
+    pub clock: Clock,
+}
+
+impl Worker {
+    /// Starts a process and waits until its application is imported.
+    ///
+    /// # Errors
+    /// See [`BootError`]; nothing is left running.
+    pub async fn boot(start: Start<'_>) -> Result<Self, BootError> {
+        let Launched { mut child, control, lanes } = start.launch.spawn(start.lanes)?;
+        let pid = child.id().unwrap_or_default();
+        let words = LastWords::default();
+        let log = start.log.of_worker(pid, start.clock);
+        let pipes = [
+            child.stdout.take().map(|pipe| tokio::spawn(copy_lines(pipe, log.clone(), "stdout", None))),
+            child.stderr.take().map(|pipe| tokio::spawn(copy_lines(pipe, log.clone(), "stderr", Some(words.clone())))),
+        ];
+        control.set_nonblocking(true).map_err(|source| LaunchError::Io { what: "control socket".into(), source })?;
+        let control = UnixStream::from_std(control)
+            .map_err(|source| LaunchError::Io { what: "control socket".into(), source })?;
+        let mut control = Control { socket: control, input: BytesMut::new(), log };
+        let ready = match tokio::time::timeout(start.patience, control.until_ready()).await {
+            Ok(Some(Ok(ready))) => ready,
+            Ok(Some(Err(traceback))) => {
+                let _ = child.kill().await;
+                return Err(BootError::Import(traceback));
+            }
+            Ok(None) => return Err(BootError::Died(died(&mut child, pipes, &words).await)),
+            Err(_) => {
+                let _ = child.kill().await;
+                return Err(BootError::Slow(start.patience));
+            }
+        };
+        let (commands, commanded) = mpsc::unbounded_channel();
+        let (stop, stopped) = mpsc::unbounded_channel();
+        let (ended, ending) = watch::channel(None);
+        let shared = Arc::new(WorkerShared::new(start.id, start.launch.boot.application.as_str().into(), commands));
+        tokio::spawn(async move {
+            let how = control.attend(&mut child, commanded, stopped).await;
+            let words = died_words(how, pipes, &words).await;
+            let _ = ended.send(Some(words));
+        });
+        Ok(Self { shared, lanes, pid, ready, ending, stop })
+    }
+
+    /// Waits until the process is gone and tells how it went: `exited with status 0`, `was killed by SIGKILL`.
+    pub fn ended(&self) -> impl Future<Output = String> + use<> {
+        let mut ending = self.ending.clone();
+        async move {
+            match ending.wait_for(Option::is_some).await {
+                Ok(words) => words.clone().unwrap_or_default(),
+                Err(_) => "was lost".to_owned(),
+            }
+        }
+    }
+
+    /// Lets it finish what it holds, up to `patience`, then run its exit handlers, then ends it.
+    pub async fn stop(&self, patience: Duration) {
+        if tokio::time::timeout(patience, self.shared.drained()).await.is_err() {
+            tracing::warn!(application = %self.shared.application, pid = self.pid, "requests were still running when the time to stop was up");
+        }
+        let _ = self.stop.send(());
+        self.ended().await;
+    }
+
+    /// Ends it without waiting.
+    pub fn kill(&self, why: &'static str) {
+        self.shared.command(WorkerCommand::Replace(why));
+    }
+}
+
+struct Control {
+    socket: UnixStream,
+    input: BytesMut,
+    log: crate::app::log::WorkerLog,
+}
+
+impl Control {
+    /// Waits for the word that the application is imported: `None` when the worker went away first.
+    async fn until_ready(&mut self) -> Option<Result<Ready, String>> {
+        loop {
+            let frame = self.next().await?;
+            match frame.kind {
+                Kind::Ready => return Ready::parse(&frame.payload).ok().map(Ok),
+                Kind::BootError => return Some(Err(String::from_utf8_lossy(&frame.payload).into_owned())),
+                Kind::Log => self.take_log(&frame)?,
+                _ => return None,
+            }
+        }
+    }
+
+    /// Serves a running worker until its process is gone.
+    async fn attend(
+        &mut self,
+        child: &mut Child,
+        mut commands: mpsc::UnboundedReceiver<WorkerCommand>,
+        mut stop: mpsc::UnboundedReceiver<()>,
+    ) -> Ending {
+        let mut listening = true;
+        let mut stopping = false;
+        let mut deadline = None;
+        let mut replaced = None;
+        loop {
+            tokio::select! {
+                status = child.wait() => return Ending { status: status.ok(), replaced },
+                frame = self.next(), if listening => {
+                    let fine = frame.and_then(|frame| (frame.kind == Kind::Log).then(|| self.take_log(&frame)).flatten());
+                    // A worker that closed its control socket, or spoke out of turn on it, is on its way out.
+                    if fine.is_none() {
+                        listening = false;
+                        deadline.get_or_insert_with(|| (tokio::time::Instant::now() + EXIT_GRACE, Signal::Kill));
+                    }
+                }
+                Some(command) = commands.recv() => match command {
+                    WorkerCommand::Interrupt { lane, request } => self.interrupt(Interrupt { lane, request }).await,
+                    WorkerCommand::Replace(why) => {
+                        replaced = Some(why);
+                        let _ = child.start_kill();
+                    }
+                },
+                Some(()) = stop.recv(), if !stopping => {
+                    stopping = true;
+                    self.say_stop().await;
+                    deadline = Some((tokio::time::Instant::now() + EXIT_GRACE, Signal::Terminate));
+                }
+                () = until(deadline.map(|(at, _)| at)), if deadline.is_some() => {
+                    match deadline.take() {
+                        Some((_, Signal::Terminate)) => {
+                            terminate(child);
+                            deadline = Some((tokio::time::Instant::now() + EXIT_GRACE, Signal::Kill));
+                        }
+                        _ => { let _ = child.start_kill(); }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Option<Frame> {
+        loop {
+            match take_frame(&mut self.input) {
+                Ok(Some(frame)) => return Some(frame),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(%error, "a worker broke the protocol on its control socket");
+                    return None;
+                }
+            }
+            if self.socket.read_buf(&mut self.input).await.ok()? == 0 {
+                return None;
+            }
+        }
+    }
+
+    fn take_log(&self, frame: &Frame) -> Option<()> {
+        let log = Log::parse(&frame.payload).ok()?;
+        let level = match log.level {
+            Level::Out => "stdout",
+            Level::Err => "stderr",
+            Level::Errors => "wsgi.errors",
+            Level::Warning => "warning",
+            Level::Error => "error",
+        };
+        self.log.write(level, log.thread, log.request_id, log.text);
+        Some(())
+    }
+
+    async fn interrupt(&mut self, interrupt: Interrupt) {
+        let mut message = BytesMut::new();
+        let start = begin(&mut message, 0, Kind::Interrupt);
+        interrupt.put(&mut message);
+        end(&mut message, start);
+        let _ = self.socket.write_all(&message).await;
+    }
+
+    async fn say_stop(&mut self) {
+        let mut message = BytesMut::new();
+        put_empty(&mut message, 0, Kind::Stop);
+        let _ = self.socket.write_all(&message).await;
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Signal {
+    Terminate,
+    Kill,
+}
+
+struct Ending {
+    status: Option<ExitStatus>,
+    replaced: Option<&'static str>,
+}
+
+async fn until(deadline: Option<tokio::time::Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn terminate(child: &Child) {
+    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+    }
+}
+
+type Pipes = [Option<JoinHandle<()>>; 2];
+
+async fn died(child: &mut Child, pipes: Pipes, words: &LastWords) -> String {
+    let _ = child.start_kill();
+    let status = child.wait().await.ok();
+    died_words(Ending { status, replaced: None }, pipes, words).await
+}
+
+/// How the process ended, with the last lines of its standard error when it did not end well.
+async fn died_words(ending: Ending, pipes: Pipes, words: &LastWords) -> String {
+    for pipe in pipes.into_iter().flatten() {
+        // A grandchild may keep the pipe open for ever; what it says later still reaches the log.
+        let _ = tokio::time::timeout(Duration::from_millis(200), pipe).await;
+    }
+    let how = match (ending.status, ending.replaced) {
+        (_, Some(why)) => return format!("was killed by the gate because {why}"),
+        (None, None) => "was lost".to_owned(),
+        (Some(status), None) => describe(status),
+    };
+    let words = words.take();
+    if ending.status.is_some_and(|status| status.success()) || words.is_empty() {
+        how
+    } else {
+        format!("{how}; it last said:\n{words}")
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(9)) => "was killed by SIGKILL (somebody ran kill -9, or the kernel was out of memory)".to_owned(),
+        (None, Some(signal)) => match signal_name(signal) {
+            Some(name) => format!("was killed by {name}"),
+            None => format!("was killed by signal {signal}"),
+        },
+        (None, None) => "was lost".to_owned(),
+    }
+}
+
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        24 => "SIGXCPU",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// The last lines of standard error.
+#[derive(Clone, Default)]
+struct LastWords(Arc<Mutex<VecDeque<String>>>);
+
+impl LastWords {
+    fn push(&self, line: &str) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == LAST_WORDS {
+            lines.pop_front();
+        }
+        lines.push_back(line.to_owned());
+    }
+
+    fn take(&self) -> String {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *lines).into_iter().collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Copies a pipe to the log, line by line; a longer line than [`MAX_LINE`] is cut into several.
+async fn copy_lines(
+    pipe: impl AsyncRead + Unpin,
+    log: crate::app::log::WorkerLog,
+    stream: &'static str,
+    words: Option<LastWords>,
+) {
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end_matches(['\n', '\r']);
+        if let Some(words) = &words {
+            words.push(text);
+        }
+        log.write(stream, "", "", text);
+    }
+}

@@ -1,0 +1,175 @@
+//! One line of JSON per request in `logs/access.log`, written in batches.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt::Write as _,
+    io::Write as _,
+    net::IpAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    app::body::Sent,
+    clock::{Clock, Timestamp},
+    model::{Method, Reason, RuleId},
+    telemetry::LogFile,
+};
+
+/// Lines leave for the writer when there are this many bytes of them ..
+const BATCH: usize = 32 * 1024;
+
+/// .. or this long after the first of them.
+const DELAY: Duration = Duration::from_millis(100);
+
+/// One thread's access log.
+pub struct AccessLog {
+    file: LogFile,
+    clock: Clock,
+    lines: RefCell<Vec<u8>>,
+    flushing: Cell<bool>,
+    second: RefCell<(i64, String)>,
+}
+
+/// What is known of one request, filled in on its way.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its id.
+    pub request: String,
+    /// When its head had been read.
+    pub started: Instant,
+    /// The client, after trusted proxies.
+    pub client: IpAddr,
+    /// As received.
+    pub method: http::Method,
+    /// The judged path, decoded; without its query, which may hold secrets. Empty when it could not be read.
+    pub path: String,
+    /// `HTTP/2`.
+    pub protocol: &'static str,
+    /// The application that owns the path.
+    pub application: Option<Arc<str>>,
+    /// The verified name.
+    pub principal: Option<Arc<str>>,
+    /// How it was verified.
+    pub authenticated: Option<Method>,
+    /// The rule that decided.
+    pub rule: Option<RuleId>,
+    /// Why it was refused; `None` when it was not.
+    pub reason: Option<Reason>,
+    /// What the client got.
+    pub status: u16,
+    /// Wait in the worker, microseconds.
+    pub queued_us: u32,
+}
+
+impl AccessLog {
+    /// Writes to an open file.
+    #[must_use]
+    pub fn new(file: LogFile, clock: Clock) -> Self {
+        Self {
+            file,
+            clock,
+            lines: RefCell::new(Vec::with_capacity(BATCH)),
+            flushing: Cell::new(false),
+            second: RefCell::default(),
+        }
+    }
+
+    /// Writes the line of a request that has come to its end.
+    pub fn write(self: &Rc<Self>, record: &Record, sent: Sent) {
+        let mut lines = self.lines.borrow_mut();
+        self.put(&mut lines, record, sent);
+        if lines.len() >= BATCH {
+            let full = std::mem::replace(&mut *lines, Vec::with_capacity(BATCH));
+            self.file.write_lines(full);
+        } else if !self.flushing.replace(true) {
+            let log = Rc::clone(self);
+            tokio::task::spawn_local(async move {
+                tokio::time::sleep(DELAY).await;
+                log.flush();
+            });
+        }
+    }
+
+    /// Hands over what has gathered.
+    pub fn flush(&self) {
+        self.flushing.set(false);
+        let lines = std::mem::take(&mut *self.lines.borrow_mut());
+        if !lines.is_empty() {
+            self.file.write_lines(lines);
+        }
+    }
+
+    fn put(&self, out: &mut Vec<u8>, record: &Record, sent: Sent) {
+        out.extend_from_slice(b"{\"time\":\"");
+        self.put_time(out, self.clock.now());
+        out.extend_from_slice(b"\",\"request\":\"");
+        out.extend_from_slice(record.request.as_bytes());
+        let _ = write!(out, "\",\"client\":\"{}\",\"method\":", record.client);
+        put_text(out, record.method.as_str());
+        out.extend_from_slice(b",\"path\":");
+        put_text(out, &record.path);
+        let _ = write!(out, ",\"protocol\":\"{}\",\"status\":{}", record.protocol, record.status);
+        put_optional(out, "application", record.application.as_deref());
+        put_optional(out, "principal", record.principal.as_deref());
+        put_optional(out, "authenticated", record.authenticated.map(Method::word));
+        out.extend_from_slice(if record.reason.is_some() { b",\"decision\":\"refused\"" } else { b",\"decision\":\"allowed\"" });
+        put_optional(out, "reason", record.reason.map(Reason::id));
+        if let Some(rule) = &record.rule {
+            out.extend_from_slice(b",\"rule\":");
+            put_text(out, &rule.to_string());
+        }
+        let duration = record.started.elapsed().as_micros();
+        let _ = write!(out, ",\"duration_us\":{duration},\"queue_us\":{},\"bytes\":{}", record.queued_us, sent.bytes);
+        if sent.cut {
+            out.extend_from_slice(b",\"cut\":true");
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// RFC 3339; the part down to the second is made once per second.
+    fn put_time(&self, out: &mut Vec<u8>, now: Timestamp) {
+        let mut second = self.second.borrow_mut();
+        if second.0 != now.seconds() || second.1.is_empty() {
+            second.0 = now.seconds();
+            second.1 = Timestamp(now.seconds() * 1000).rfc3339();
+            second.1.truncate("2026-11-22T17:42:00".len());
+        }
+        let _ = write!(out, "{}.{:03}Z", second.1, now.0.rem_euclid(1000));
+    }
+}
+
+fn put_optional(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        let _ = write!(out, ",\"{name}\":");
+        put_text(out, value);
+    }
+}
+
+/// A JSON string; names, paths and methods come from clients.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    if serde_json::to_writer(&mut *out, text).is_err() {
+        out.extend_from_slice(b"\"\"");
+    }
+}
+
+/// Numbers for requests: unique in this installation, without meaning.
+pub struct RequestIds(Cell<u64>);
+
+impl RequestIds {
+    /// A sequence of its own for each thread, beginning anywhere.
+    #[must_use]
+    pub fn new(seed: [u8; 8]) -> Self {
+        Self(Cell::new(u64::from_le_bytes(seed)))
+    }
+
+    /// The next one.
+    pub fn next(&self) -> String {
+        let number = self.0.get().wrapping_add(1);
+        self.0.set(number);
+        let mut id = String::with_capacity(16);
+        let _ = write!(id, "{number:016x}");
+        id
+    }
+}

@@ -1,0 +1,273 @@
+//! The data plane: what happens to one request, top to bottom. Read [`Thread::admit`] first.
+//!
+//! `listener` accepts, `tls` shakes hands, `http` parses; then a request is admitted or refused here, and `app` serves
+//! it. Every refusal leaves through `refusal`, every request leaves one line in `access_log`. Nothing here touches the
+//! store or administration: the gateway goes on answering when those are slow or broken.
+
+pub mod access_log;
+pub mod headers;
+pub mod http;
+pub mod listener;
+pub mod refusal;
+pub mod run;
+pub mod tls;
+
+use std::{
+    mem,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+
+use crate::{
+    app::{self, Applications, Inbound, Served, body::Body, pool::Pools},
+    audit::{Audit, AuditRecord, event},
+    authn::{Authn, Outcome, Presented},
+    clock::Clock,
+    gateway::{
+        access_log::{AccessLog, Record, RequestIds},
+        http::Peer,
+        refusal::{Refusal, Taste},
+    },
+    model::{MethodSet, Principal, Reason, SecurityLevel},
+    policy::{self, Application, Question, ServeFiles},
+    snapshot::{Current, Snapshot},
+    target::Target,
+};
+
+/// What a data thread has for all its requests.
+pub struct Thread {
+    /// The view that a request takes when it begins.
+    pub current: Current,
+    /// Who is it.
+    pub authn: Authn,
+    /// Where refusals are recorded.
+    pub audit: Audit,
+    /// Its lanes.
+    pub pools: Rc<Pools>,
+    /// Its access log.
+    pub access: Rc<AccessLog>,
+    /// The time.
+    pub clock: Clock,
+    /// Numbers for its requests.
+    pub ids: RequestIds,
+    /// Requests since the start, over all threads.
+    pub requests: Arc<AtomicU64>,
+}
+
+impl Thread {
+    /// From a parsed HTTP request to a permit or a refusal, then to the application. Each step hands the next one a
+    /// value that only it can make.
+    async fn admit(
+        &self,
+        peer: Peer,
+        request: Request<Incoming>,
+        record: &mut Record,
+    ) -> Result<Response<Body>, Refusal> {
+        let world = self.current.get();
+        self.check_audit(&world)?;
+        let (mut parts, body) = request.into_parts();
+        check_head(&parts)?;
+        let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
+        let target = Target::parse(mem::take(&mut parts.uri), parts.version, host)?;
+        record.path = target.path().as_str().to_owned();
+        let client = headers::client(peer.address, &parts.headers, &world.config.gateway.trusted_proxies);
+        record.client = client.ip().to_canonical();
+        let app = route(&world, &target)?;
+        record.application = Some(Arc::clone(&app.name));
+
+        let principal = self.identify(&world, app, &parts, record).await?;
+        let question = Question {
+            system: world.config.security.methods,
+            principal: &principal,
+            method: &parts.method,
+            from: record.client,
+        };
+        let is_secured_file = app.serve_files == ServeFiles::Secured && is_file(app, &target);
+        let permit = policy::decide(app, target, &question).map_err(|denial| {
+            let refusal = Refusal::from(denial);
+            if is_secured_file { refusal.hidden() } else { refusal }
+        })?;
+        record.rule = permit.rule().cloned();
+
+        let inbound = Inbound { parts, client, secure: true, request_id: record.request.clone() };
+        let applications = Applications { pools: &self.pools, config: &world.config };
+        let mut served = Served::default();
+        let response = app::serve(applications, permit, inbound, body, &mut served).await?;
+        record.queued_us = served.queued_us;
+        Ok(response)
+    }
+
+    /// Answers one request, whatever happens to it. `fragment` says that its target held a raw `#`; `hold` is let go
+    /// when the response has been passed on.
+    pub async fn answer(
+        self: Rc<Self>,
+        peer: Peer,
+        request: Request<Incoming>,
+        fragment: bool,
+        hold: impl Sized + 'static,
+    ) -> Response<Body> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let mut record = self.begin_record(peer, &request);
+        let taste = Taste::of(request.headers());
+        let bodiless = request.method() == Method::HEAD;
+        let outcome = if fragment {
+            Err(Refusal::bad_request("The request-target holds a raw #."))
+        } else if request.uri() == "*" && request.method() == Method::OPTIONS {
+            Ok(about_the_server())
+        } else {
+            self.admit(peer, request, &mut record).await
+        };
+        let response = outcome.unwrap_or_else(|refusal| {
+            record.reason = Some(refusal.reason);
+            record.rule = refusal.rule.clone().or(record.rule.take());
+            self.audit_refusal(&refusal, &record);
+            let response = refusal.respond(taste, &record.request, self.realm(&record).as_str());
+            if bodiless { response.map(Body::without_content) } else { response }
+        });
+        record.status = response.status().as_u16();
+        let access = Rc::clone(&self.access);
+        response.map(|body| {
+            body.when_done(move |sent| {
+                access.write(&record, sent);
+                drop(hold);
+            })
+        })
+    }
+
+    /// Who asks. A method that is not allowed here is refused before anything is verified; wrong credentials never
+    /// fall back to anonymous.
+    async fn identify(
+        &self,
+        world: &Snapshot,
+        app: &Arc<Application>,
+        parts: &Parts,
+        record: &mut Record,
+    ) -> Result<Principal, Refusal> {
+        let allowed = world.config.security.methods.and(app.methods);
+        if allowed.is_empty() {
+            return Err(Reason::MethodNotPermitted.into());
+        }
+        let presented = Presented::from_headers(&parts.headers);
+        if presented.method().is_some_and(|method| !allowed.contains(method)) {
+            return Err(Reason::MethodNotAllowed.into());
+        }
+        let outcome = match self.authn.recall(&presented, app) {
+            Some(outcome) => outcome,
+            None => self.authn.identify(&presented, app).await,
+        };
+        match outcome {
+            Outcome::NotPresented => Ok(Principal::Anonymous),
+            Outcome::Verified(principal) => {
+                record.principal = principal.verified().map(|verified| verified.name.shared());
+                record.authenticated = Some(principal.method());
+                Ok(principal)
+            }
+            Outcome::Rejected(why) => {
+                tracing::debug!(request = record.request, why, "credentials rejected");
+                let methods = allowed.credentials();
+                Err(if methods == MethodSet::NONE {
+                    Reason::MethodNotAllowed.into()
+                } else {
+                    Refusal::credentials(Reason::CredentialsRejected, methods)
+                })
+            }
+            Outcome::Ambiguous => Err(Reason::AmbiguousCredentials.into()),
+            Outcome::Busy => Err(Reason::SignInBusy.into()),
+            Outcome::Unavailable => Err(Reason::StoreUnavailable.into()),
+        }
+    }
+
+    /// The strictest level serves nothing that cannot be accounted for.
+    fn check_audit(&self, world: &Snapshot) -> Result<(), Refusal> {
+        if world.config.security.level == SecurityLevel::LockedDown && !self.audit.healthy() {
+            return Err(Reason::AuditUnavailable.into());
+        }
+        Ok(())
+    }
+
+    fn begin_record(&self, peer: Peer, request: &Request<Incoming>) -> Record {
+        Record {
+            request: self.ids.next(),
+            started: Instant::now(),
+            client: peer.address.ip().to_canonical(),
+            method: request.method().clone(),
+            path: String::new(),
+            protocol: match request.version() {
+                ::http::Version::HTTP_10 | ::http::Version::HTTP_09 => "HTTP/1.0",
+                ::http::Version::HTTP_2 => "HTTP/2",
+                _ => "HTTP/1.1",
+            },
+            application: None,
+            principal: None,
+            authenticated: None,
+            rule: None,
+            reason: None,
+            status: 0,
+            queued_us: 0,
+        }
+    }
+
+    fn audit_refusal(&self, refusal: &Refusal, record: &Record) {
+        let actor = record.principal.as_deref().unwrap_or("anonymous");
+        let mut refused = AuditRecord::new(self.clock.now(), event::REFUSAL, actor)
+            .target(format!("{} {}", record.method, record.path))
+            .refused(refusal.reason)
+            .details(serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }));
+        refused.application = record.application.as_deref().map(Into::into);
+        refused.address = Some(record.client.to_string());
+        refused.rule = record.rule.as_ref().map(ToString::to_string);
+        if self.audit.record(refused).is_err() {
+            tracing::warn!(request = record.request, "the audit is full, a refusal was not recorded");
+        }
+    }
+
+    fn realm(&self, record: &Record) -> String {
+        let world = self.current.get();
+        let title = record.application.as_ref().and_then(|name| {
+            world.routes.all().iter().find(|app| app.name == *name).map(|app| app.title.clone())
+        });
+        title.filter(|title| !title.is_empty()).unwrap_or_else(|| "Portcullis".to_owned())
+    }
+}
+
+/// Which application owns the target.
+fn route<'a>(world: &'a Snapshot, target: &Target) -> Result<&'a Arc<Application>, Refusal> {
+    let hosts = &world.config.gateway.hosts;
+    if !hosts.is_empty() && !hosts.iter().any(|host| **host == *target.host().name) {
+        return Err(Reason::HostNotServed.into());
+    }
+    let app = world.routes.find(target.path()).ok_or(Reason::NoApplication)?;
+    if app.enabled { Ok(app) } else { Err(Reason::ApplicationDisabled.into()) }
+}
+
+/// Whether a target is one of the application's static files.
+fn is_file(app: &Application, target: &Target) -> bool {
+    app.mount.split(target.path()).is_some_and(|(_, rest)| rest.starts_with("/static/"))
+}
+
+/// What may not reach an application whatever its rules say.
+fn check_head(parts: &Parts) -> Result<(), Refusal> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Reason::HttpMethodRefused.into());
+    }
+    match headers::doubled(&parts.headers) {
+        Some("two Host headers") => Err(Reason::BadHost.into()),
+        Some(doubled) => Err(Refusal::bad_request(doubled)),
+        None => Ok(()),
+    }
+}
+
+/// `OPTIONS *` asks about the server, not about any application (RFC 9110 section 9.3.7).
+fn about_the_server() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::SERVER, HeaderValue::from_static("Portcullis"));
+    response
+}

@@ -1,0 +1,308 @@
+//! Every way to say no, through one door: one status, one page, one log line, one audit record, one reason id.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use crate::{
+    app::body::Body,
+    model::{Method, MethodSet, Reason, RuleId},
+    policy::Denial,
+    target::BadTarget,
+};
+
+/// A refusal: what the client may know, and what the log and the audit know besides.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// What the client is told when that is less than the whole truth.
+    public: Option<Reason>,
+    /// The rule that decided.
+    pub rule: Option<RuleId>,
+    /// Methods by which somebody could sign in here: makes it a 401 with challenges.
+    pub sign_in: Option<MethodSet>,
+    /// What was wrong with the request, for the client.
+    detail: Option<&'static str>,
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        let public = (reason == Reason::ApplicationDisabled).then_some(Reason::NoApplication);
+        Self { reason, public, rule: None, sign_in: None, detail: None }
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        Self { rule: denial.rule, sign_in: denial.sign_in, ..denial.reason.into() }
+    }
+}
+
+impl From<BadTarget> for Refusal {
+    fn from(bad: BadTarget) -> Self {
+        let (reason, detail) = match bad {
+            BadTarget::Path(detail) => (Reason::BadPath, detail),
+            BadTarget::Host(detail) => (Reason::BadHost, detail),
+            BadTarget::Form(detail) => (Reason::BadRequest, detail),
+        };
+        Self { detail: Some(detail), ..reason.into() }
+    }
+}
+
+/// How a client likes to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taste {
+    /// A browser.
+    Html,
+    /// A program that speaks JSON.
+    Json,
+    /// Anything else.
+    Text,
+}
+
+impl Taste {
+    /// Read from `Accept`.
+    #[must_use]
+    pub fn of(headers: &HeaderMap) -> Self {
+        let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
+        if accept.contains("text/html") {
+            Self::Html
+        } else if accept.contains("json") {
+            Self::Json
+        } else {
+            Self::Text
+        }
+    }
+}
+
+impl Refusal {
+    /// A request whose head cannot be taken in one way only.
+    #[must_use]
+    pub fn bad_request(detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..Reason::BadRequest.into() }
+    }
+
+    /// Wrong credentials, or none, where `methods` could let somebody in.
+    #[must_use]
+    pub fn credentials(reason: Reason, methods: MethodSet) -> Self {
+        Self { sign_in: Some(methods), ..reason.into() }
+    }
+
+    /// The same refusal as if nothing were there; for secured static files.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        if self.status() == StatusCode::FORBIDDEN {
+            self.public = Some(Reason::NoFile);
+        }
+        self
+    }
+
+    /// The status the client gets.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        if self.sign_in.is_some() { StatusCode::UNAUTHORIZED } else { status(self.public.unwrap_or(self.reason)) }
+    }
+
+    /// The one answer to a refused request. `realm` is shown by a browser that asks for a password.
+    #[must_use]
+    pub fn respond(&self, taste: Taste, request_id: &str, realm: &str) -> Response<Body> {
+        let status = self.status();
+        let shown = self.public.unwrap_or(self.reason);
+        let says = self.detail.unwrap_or_else(|| sentence(shown));
+        let (kind, body) = match taste {
+            Taste::Html => ("text/html; charset=utf-8", page(status, says, shown, request_id)),
+            Taste::Json => ("application/json", json(status, says, shown, request_id)),
+            Taste::Text => (
+                "text/plain; charset=utf-8",
+                format!("{} {}\n{says}\nreason: {shown}\nrequest: {request_id}\n", status.as_u16(), title(status)),
+            ),
+        };
+        let mut response = Response::new(Body::full(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (header::CONTENT_TYPE, kind),
+            (header::CACHE_CONTROL, "no-store"),
+            (header::SERVER, "Portcullis"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+            (header::REFERRER_POLICY, "no-referrer"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        insert(headers, HeaderName::from_static("portcullis-reason"), shown.id());
+        insert(headers, HeaderName::from_static("portcullis-request"), request_id);
+        if let Some(seconds) = retry_after(self.reason) {
+            insert(headers, header::RETRY_AFTER, seconds);
+        }
+        if self.reason == Reason::HttpMethodRefused {
+            insert(headers, header::ALLOW, "GET, HEAD");
+        }
+        self.challenge(headers, realm);
+        response
+    }
+
+    /// Exactly the methods that could let somebody in (RFC 9110 section 11.6.1), one header each, so that simple
+    /// clients find theirs.
+    fn challenge(&self, headers: &mut HeaderMap, realm: &str) {
+        let Some(methods) = self.sign_in else { return };
+        let realm: String = realm.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\' && c.is_ascii()).collect();
+        if methods.contains(Method::Password) {
+            append(headers, &format!("Basic realm=\"{realm}\", charset=\"UTF-8\""));
+        }
+        if methods.contains(Method::Token) {
+            let error = if self.reason == Reason::CredentialsRejected { ", error=\"invalid_token\"" } else { "" };
+            append(headers, &format!("Bearer realm=\"{realm}\"{error}"));
+        }
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn append(headers: &mut HeaderMap, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.append(header::WWW_AUTHENTICATE, value);
+    }
+}
+
+const fn status(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::BadRequest | Reason::BadPath | Reason::BadHost | Reason::AmbiguousCredentials => StatusCode::BAD_REQUEST,
+        Reason::HostNotServed => StatusCode::MISDIRECTED_REQUEST,
+        Reason::CredentialsRequired | Reason::CredentialsRejected => StatusCode::UNAUTHORIZED,
+        Reason::MethodNotPermitted
+        | Reason::MethodNotAllowed
+        | Reason::TokenNotForApplication
+        | Reason::DeniedByRule
+        | Reason::NotAllowedByRule
+        | Reason::NetworkNotAllowed
+        | Reason::DeniedByDefault => StatusCode::FORBIDDEN,
+        Reason::NoApplication | Reason::ApplicationDisabled | Reason::NoFile => StatusCode::NOT_FOUND,
+        Reason::HttpMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
+        Reason::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
+        Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Reason::ApplicationError | Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        Reason::WorkerLost => StatusCode::BAD_GATEWAY,
+        Reason::SignInBusy
+        | Reason::StoreUnavailable
+        | Reason::AuditUnavailable
+        | Reason::ApplicationUnavailable
+        | Reason::QueueFull
+        | Reason::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        Reason::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
+    }
+}
+
+/// Seconds after which it may be worth trying again.
+const fn retry_after(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::SignInBusy | Reason::QueueFull => Some("1"),
+        Reason::ApplicationUnavailable | Reason::StoreUnavailable | Reason::AuditUnavailable | Reason::Stopping => Some("5"),
+        _ => None,
+    }
+}
+
+fn title(status: StatusCode) -> &'static str {
+    status.canonical_reason().unwrap_or("Refused")
+}
+
+/// What happened and what the reader can do, in one sentence.
+const fn sentence(reason: Reason) -> &'static str {
+    match reason {
+        Reason::BadRequest => "The request is not well formed.",
+        Reason::BadPath => "The path can be read in more than one way.",
+        Reason::BadHost => "The host is missing or not well formed.",
+        Reason::HostNotServed => "This host is not served here.",
+        Reason::AmbiguousCredentials => "The request carries credentials more than once.",
+        Reason::NoApplication | Reason::ApplicationDisabled | Reason::NoFile => "There is nothing at this address.",
+        Reason::MethodNotPermitted => "This application relies on a way to sign in that this installation does not permit.",
+        Reason::MethodNotAllowed => "This way to sign in is not accepted here.",
+        Reason::CredentialsRequired => "Sign in to go on.",
+        Reason::CredentialsRejected => "The name, password or token is not right, or no longer valid.",
+        Reason::TokenNotForApplication => "This token is for another application.",
+        Reason::SignInBusy => "Too many people are signing in; try again in a moment.",
+        Reason::StoreUnavailable => "Your credentials cannot be checked at the moment.",
+        Reason::DeniedByRule | Reason::NotAllowedByRule | Reason::DeniedByDefault => "You may not do this.",
+        Reason::NetworkNotAllowed => "You may not do this from where you are.",
+        Reason::AuditUnavailable => "Nothing is served while the audit cannot be written.",
+        Reason::HttpMethodRefused => "This method is not supported here.",
+        Reason::BodyTooLarge => "What was sent is larger than this application accepts.",
+        Reason::RequestTimeout => "The request took too long to arrive.",
+        Reason::ApplicationUnavailable => "The application is not running at the moment.",
+        Reason::QueueFull => "The application has more to do than it can take; try again in a moment.",
+        Reason::ApplicationTimeout => "The application did not answer in time.",
+        Reason::WorkerLost => "The application stopped while it worked on this request.",
+        Reason::ApplicationError => "The application failed.",
+        Reason::Stopping => "The server is stopping.",
+        Reason::Internal => "Something went wrong.",
+    }
+}
+
+fn json(status: StatusCode, says: &str, reason: Reason, request_id: &str) -> String {
+    serde_json::json!({
+        "status": status.as_u16(),
+        "error": says,
+        "reason": reason.id(),
+        "request": request_id,
+    })
+    .to_string()
+        + "\n"
+}
+
+/// A page without anything a client sent, so there is nothing to escape.
+fn page(status: StatusCode, says: &str, reason: Reason, request_id: &str) -> String {
+    let (code, title) = (status.as_u16(), title(status));
+    format!(
+        r#"<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{code} {title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; font: 1rem/1.6 system-ui, sans-serif;
+  background: light-dark(#f5f5f2, #191a1c); color: light-dark(#222, #ddd); }}
+main {{ max-width: 30rem; padding: 2rem; }}
+h1 {{ font-size: 1.5rem; font-weight: 600; margin: 0 0 .5rem; }}
+p {{ margin: 0 0 1.5rem; }}
+dl {{ display: grid; grid-template-columns: auto 1fr; gap: .2rem 1rem; margin: 0; padding-top: 1rem; font-size: .85rem;
+  border-top: 1px solid light-dark(#d8d8d2, #36383c); color: light-dark(#666, #999); }}
+dd {{ margin: 0; font-family: ui-monospace, monospace; }}
+</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<p>{says}</p>
+<dl><dt>Status</dt><dd>{code}</dd><dt>Reason</dt><dd>{reason}</dd><dt>Request</dt><dd>{request_id}</dd></dl>
+</main>
+</body>
+</html>
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_name_just_the_methods_that_could_help() {
+        let only_token = Refusal::credentials(Reason::CredentialsRequired, MethodSet::NONE.with(Method::Token));
+        let response = only_token.respond(Taste::Text, "r", "Team \"notes\"");
+        let challenges: Vec<_> = response.headers().get_all(header::WWW_AUTHENTICATE).iter().collect();
+        assert_eq!(challenges, ["Bearer realm=\"Team notes\""]);
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    }
+
+    #[test]
+    fn a_disabled_application_looks_like_none() {
+        let response = Refusal::from(Reason::ApplicationDisabled).respond(Taste::Text, "r", "x");
+        assert_eq!(response.status(), StatusCode::NOT_FOUND);
+        assert_eq!(response.headers()["portcullis-reason"], "no-application");
+    }
+}

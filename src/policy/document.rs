@@ -1,0 +1,361 @@
+//! A policy file as written: every key there is, read with its place. What the keys mean together is [`super::compile`]'s.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, time::Duration};
+
+use http::Method as Verb;
+use ipnet::IpNet;
+
+use super::{
+    Default_, ServeFiles,
+    rule::{Effect, Pattern, Who},
+};
+use crate::{
+    model::{Method, MethodSet, Name},
+    target::Mount,
+    written::{Table, Value, nearest},
+};
+
+/// A thing and the value it was read from, for what is found out about it later.
+pub(super) type At<'f, T> = (T, Value<'f>);
+
+/// A policy file.
+pub(super) struct Document<'f> {
+    pub app: App<'f>,
+    /// In the order of the file.
+    pub rules: Vec<WrittenRule<'f>>,
+}
+
+/// `[app]`. `None` stands for a key that is absent or was reported.
+pub(super) struct App<'f> {
+    pub name: Option<At<'f, Mount>>,
+    pub title: Option<String>,
+    pub namespace: Option<At<'f, String>>,
+    pub directory: Option<At<'f, String>>,
+    pub module: Option<String>,
+    pub callable: Option<String>,
+    pub python: Option<String>,
+    pub methods: Option<At<'f, MethodSet>>,
+    pub serve_files: Option<ServeFiles>,
+    pub workers: Option<u16>,
+    pub threads: Option<u16>,
+    pub default: Option<Default_>,
+    pub enabled: Option<bool>,
+    pub app_roles: Vec<Name>,
+    pub pass_authorization: Option<bool>,
+    pub identity_headers: Option<bool>,
+    pub stream_bodies: Option<bool>,
+    pub body_bytes: Option<u64>,
+    pub request_timeout: Option<Duration>,
+    pub start_timeout: Option<Duration>,
+    pub stop_timeout: Option<Duration>,
+    pub environment: BTreeMap<String, String>,
+}
+
+/// One `[[allow]]` or `[[deny]]`.
+pub(super) struct WrittenRule<'f> {
+    pub effect: Effect,
+    pub line: u32,
+    pub path: Option<At<'f, Pattern>>,
+    pub verbs: Option<Vec<Verb>>,
+    pub who: Vec<Who>,
+    pub unless_who: Vec<Who>,
+    pub auth: Option<At<'f, MethodSet>>,
+    pub from: Vec<IpNet>,
+}
+
+/// Worker processes of one application; more than this is a misplaced digit.
+const WORKERS: RangeInclusive<u64> = 1..=256;
+/// Threads of one worker; they share one interpreter lock.
+const THREADS: RangeInclusive<u64> = 1..=256;
+/// Request bodies: a terabyte is as good as no limit.
+const BODY: RangeInclusive<u64> = 0..=1 << 40;
+/// Time-outs of one application.
+const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
+
+/// Reads the root of a policy file.
+pub(super) fn read<'f>(root: &Table<'f>) -> Document<'f> {
+    root.unsupported("expect");
+    let app = root.table("app");
+    if !app.is_present() {
+        root.required("app", "a policy begins with [app] and says what the application is");
+    }
+    let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow)).collect();
+    rules.extend(root.tables("deny").iter().map(|table| rule(table, Effect::Deny)));
+    rules.sort_by_key(|rule| rule.line);
+    Document { app: read_app(&app), rules }
+}
+
+fn read_app<'f>(app: &Table<'f>) -> App<'f> {
+    app.unsupported("limit");
+    app.unsupported("mode");
+    let required = |key, help| if app.is_present() { app.required(key, help) } else { None };
+    let flag = |key| app.value(key).and_then(|value| value.boolean());
+    let timeout = |key| app.value(key).and_then(|value| value.duration(TIMEOUT));
+    let count = |key, within| app.value(key).and_then(|value| value.whole(within)).and_then(|n| n.try_into().ok());
+    App {
+        name: required("name", "the path it is mounted at: name = \"/notes\"").and_then(mount),
+        title: app.value("title").and_then(|value| line(&value)),
+        namespace: app.value("namespace").and_then(|value| value.string().map(|text| (text.to_owned(), value))),
+        directory: required("directory", "where it lies, relative to this file: directory = \"../notes\"")
+            .and_then(|value| path(&value).map(|path| (path, value))),
+        module: required("module", "the file with the callable, without .py: module = \"app\"")
+            .and_then(|value| value.parse(module, "a module such as \"app\" or \"notes.wsgi\"")),
+        callable: app
+            .value("callable")
+            .and_then(|value| value.parse(callable, "such as \"application\", or a factory \"create_app()\"")),
+        python: app.value("python").and_then(|value| path(&value)),
+        methods: required("methods", "how callers may authenticate: methods = [\"password\", \"token\"]")
+            .and_then(methods),
+        serve_files: app.value("serve_files").and_then(|value| value.word("a way to serve files", &SERVE_FILES)),
+        workers: count("workers", WORKERS),
+        threads: count("threads", THREADS),
+        default: app.value("default").and_then(|value| value.parse(default, DEFAULT_HELP)),
+        enabled: flag("enabled"),
+        app_roles: app.value("app_roles").map(|value| roles(&value)).unwrap_or_default(),
+        pass_authorization: flag("pass_authorization"),
+        identity_headers: flag("identity_headers"),
+        stream_bodies: flag("stream_bodies"),
+        body_bytes: app.value("body_bytes").and_then(|value| value.size(BODY)),
+        request_timeout: timeout("request_timeout"),
+        start_timeout: timeout("start_timeout"),
+        stop_timeout: timeout("stop_timeout"),
+        environment: environment(&app.table("environment")),
+    }
+}
+
+const SERVE_FILES: [(&str, ServeFiles); 3] =
+    [("no", ServeFiles::No), ("always", ServeFiles::Always), ("secured", ServeFiles::Secured)];
+const DEFAULT_HELP: &str = "one of: deny, signed-in, anyone, role:NAME";
+const WHO_HELP: &str = "one of: anyone, signed-in, role:NAME, user:NAME, service:NAME, token:ID";
+
+fn rule<'f>(table: &Table<'f>, effect: Effect) -> WrittenRule<'f> {
+    table.unsupported("mfa");
+    table.unsupported("limit");
+    table.unsupported("mode");
+    let path = table.required("path", "what it is about, relative to the mount: path = \"/admin/**\"");
+    let (who, unless_who) = match effect {
+        Effect::Allow => {
+            (table.required("who", "whom it lets in: who = \"role:admin\", or \"signed-in\", or \"anyone\""), None)
+        }
+        Effect::Deny => (table.value("who"), table.value("unless_who")),
+    };
+    let unless_who = unless_who.map(|value| spared(&value)).unwrap_or_default();
+    WrittenRule {
+        effect,
+        line: table.line(),
+        path: path
+            .and_then(|value| value.parse(pattern, "such as /admin, /orders/* or /admin/**").map(|path| (path, value))),
+        verbs: table.value("methods").map(|value| all(&value, verb)),
+        who: who.map(|value| all(&value, who_of)).unwrap_or_default(),
+        unless_who,
+        auth: table.value("auth").and_then(methods),
+        from: table.value("from").map(|value| all(&value, network)).unwrap_or_default(),
+    }
+}
+
+/// Every item of a list that may be written without brackets; an empty one is a mistake, because it could be read as
+/// "nobody" and as "no restriction".
+fn all<T>(value: &Value<'_>, read: impl Fn(&Value<'_>) -> Option<T>) -> Vec<T> {
+    let items = value.items();
+    if items.is_empty() {
+        value.error(format!("`{}` is an empty list", value.key()), "leave the key out, or say what it is about");
+    }
+    items.iter().filter_map(read).collect()
+}
+
+fn mount(value: Value<'_>) -> Option<At<'_, Mount>> {
+    value.parse(|text| explained(Mount::parse(text)), "a path such as \"/notes\", or \"/\"").map(|mount| (mount, value))
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    explained(Pattern::parse(text))
+}
+
+fn explained<T>(read: Result<T, &str>) -> Result<T, String> {
+    read.map_err(|why| match why {
+        "it is encoded twice" => "is not a path: write it decoded, without %".to_owned(),
+        why => format!("is not a path: {why}"),
+    })
+}
+
+/// One line of text that may stand on a page and in a log.
+fn line(value: &Value<'_>) -> Option<String> {
+    let plain = |text: &str| match text.chars().any(char::is_control) {
+        true => Err("has a control character"),
+        false => Ok(text.to_owned()),
+    };
+    value.parse(plain, "one line of text")
+}
+
+fn path(value: &Value<'_>) -> Option<String> {
+    let check = |text: &str| match text.is_empty() || text.contains('\0') {
+        true => Err("is not the path of a file"),
+        false => Ok(text.to_owned()),
+    };
+    value.parse(check, "a path relative to this file")
+}
+
+fn methods(value: Value<'_>) -> Option<At<'_, MethodSet>> {
+    let words = Method::ALL.map(|method| (method.word(), method));
+    let found = all(&value, |item| item.word("an authentication method", &words));
+    (!found.is_empty()).then(|| (found.into_iter().collect(), value))
+}
+
+fn roles(value: &Value<'_>) -> Vec<Name> {
+    let role = |text: &str| match text.strip_prefix("role:") {
+        Some(_) => Err("is not the name of a role: leave `role:` out here".to_owned()),
+        None => Name::parse(text).map_err(|_| format!("is not the name of a role: {NAME_RULE}")),
+    };
+    value.items().iter().filter_map(|item| item.parse(role, "such as app_roles = [\"reader\"]")).collect()
+}
+
+/// What [`Name`] accepts.
+const NAME_RULE: &str = "1 to 64 letters, digits or any of .-_+@, beginning with a letter or a digit";
+
+fn default(text: &str) -> Result<Default_, String> {
+    match text {
+        "deny" => Ok(Default_::Deny),
+        "signed-in" => Ok(Default_::SignedIn),
+        "anyone" => Ok(Default_::Anyone),
+        _ => match text.split_once(':') {
+            Some(("role", role)) => name(role).map(Default_::Role),
+            _ => Err(not_one_of("is not a default", text, ["deny", "signed-in", "anyone", "role:NAME"])),
+        },
+    }
+}
+
+fn spared(value: &Value<'_>) -> Vec<Who> {
+    let spared = all(value, who_of);
+    if spared.contains(&Who::Anyone) {
+        value.error("a deny that spares anyone never denies", "say whom it spares, or leave the deny out");
+    }
+    spared
+}
+
+fn who_of(value: &Value<'_>) -> Option<Who> {
+    value.parse(who, WHO_HELP)
+}
+
+fn who(text: &str) -> Result<Who, String> {
+    match text {
+        "anyone" => return Ok(Who::Anyone),
+        "signed-in" => return Ok(Who::SignedIn),
+        _ => {}
+    }
+    match text.split_once(':') {
+        Some(("role", role)) => name(role).map(Who::Role),
+        Some(("user", user)) => name(user).map(Who::User),
+        Some(("service", service)) => name(service).map(Who::Service),
+        Some(("token", id)) if is_token_id(id) => Ok(Who::Token(id.into())),
+        Some(("token", _)) => Err("names no token: its public id begins with tok_".to_owned()),
+        Some((kind, _)) => Err(not_one_of("is nobody", kind, ["role", "user", "service", "token"])),
+        None => Err(not_one_of("is nobody", text, ["anyone", "signed-in"])),
+    }
+}
+
+/// The public id of a token, never the token itself: that would be a secret in a file that people review.
+fn is_token_id(id: &str) -> bool {
+    let plain =
+        |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    id.strip_prefix("tok_").is_some_and(plain)
+}
+
+fn name(text: &str) -> Result<Name, String> {
+    Name::parse(text).map_err(|_| format!("has no name after the colon: {NAME_RULE}"))
+}
+
+fn not_one_of<const N: usize>(what: &str, text: &str, words: [&str; N]) -> String {
+    nearest(text, words).map_or_else(|| what.to_owned(), |meant| format!("{what}; did you mean `{meant}`?"))
+}
+
+/// HTTP methods are case-sensitive, and none in use has a lower-case letter: `get` would never match.
+fn verb(value: &Value<'_>) -> Option<Verb> {
+    let verb = |text: &str| match text.to_ascii_uppercase() {
+        upper if upper != text => Err(format!("is not an HTTP method; did you mean `{upper}`?")),
+        _ => Verb::from_bytes(text.as_bytes()).map_err(|_| "is not an HTTP method".to_owned()),
+    };
+    value.parse(verb, "in capitals: methods = [\"GET\", \"POST\"]")
+}
+
+fn network(value: &Value<'_>) -> Option<IpNet> {
+    value.parse(parse_network, "such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+}
+
+/// An address or a network, exactly as it is compared.
+pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    let network = network.map_err(|_| "is not a network".to_owned())?;
+    if matches!(network, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
+        return Err("is IPv4 in the dress of IPv6; write it as IPv4".to_owned());
+    }
+    if network.addr() != network.network() {
+        return Err(format!("has bits beyond its length; did you mean `{}`?", network.trunc()));
+    }
+    Ok(network)
+}
+
+/// A table of environment variables.
+pub(crate) fn environment(table: &Table<'_>) -> BTreeMap<String, String> {
+    table.entries().iter().filter_map(|value| Some((variable(value)?, text_without_nul(value)?))).collect()
+}
+
+/// What the gate itself says to an application, which no file may say in its place.
+const RESERVED: &str = "PORTCULLIS_";
+
+fn variable(value: &Value<'_>) -> Option<String> {
+    let key = value.key();
+    let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    if key.is_empty() || !plain || key.starts_with(|c: char| c.is_ascii_digit()) {
+        value.key_error(
+            format!("`{}` is not the name of a variable", crate::written::shown(key)),
+            "letters, digits and _",
+        );
+        return None;
+    }
+    if key.starts_with(RESERVED) {
+        value.key_error(
+            format!("`{key}` is set by the gate itself"),
+            "variables that begin with PORTCULLIS_ are reserved",
+        );
+        return None;
+    }
+    Some(key.to_owned())
+}
+
+fn text_without_nul(value: &Value<'_>) -> Option<String> {
+    let text = value.string()?;
+    if text.contains('\0') {
+        value.error(format!("`{}` has a NUL character", value.key()), "no environment can hold one");
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+fn module(text: &str) -> Result<String, &'static str> {
+    if text.ends_with(".py") {
+        return Err("is a file; leave .py out");
+    }
+    if text.split('.').all(is_word) { Ok(text.to_owned()) } else { Err("is not a module") }
+}
+
+fn callable(text: &str) -> Result<String, &'static str> {
+    let name = text.strip_suffix("()").unwrap_or(text);
+    if name.split('.').all(is_word) { Ok(text.to_owned()) } else { Err("is not a callable") }
+}
+
+/// A Python identifier, or a file name that can be imported though it has a dash.
+fn is_word(text: &str) -> bool {
+    let rest = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+    text.starts_with(|c: char| c.is_alphabetic() || c == '_') && text.chars().all(rest)
+}
+
+impl fmt::Display for Default_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Deny => f.write_str("deny"),
+            Self::SignedIn => f.write_str("signed-in"),
+            Self::Anyone => f.write_str("anyone"),
+            Self::Role(role) => write!(f, "role:{role}"),
+        }
+    }
+}

@@ -1,0 +1,533 @@
+//! The running gateway, put together: sockets, data threads, workers, the control socket, signals, the end.
+//!
+//! Everything here runs on the main thread, which lives as long as the process: workers die with the thread that
+//! started them, which is what makes `kill -9` of the gateway leave nothing behind.
+
+use std::{
+    collections::HashMap,
+    io::Write as _,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    app::{
+        launch::Launch,
+        log::AppLog,
+        pool::AppState,
+        supervise::{AppReport, Plan, Supervisor},
+    },
+    audit::{Audit, AuditRecord, event},
+    authn::Authn,
+    clock::{Clock, Timestamp},
+    config::Config,
+    control::{
+        socket::{self, Doing, Handler},
+        status::{self, AppStatus, AuditStatus, CertificateStatus, ReloadReport, Status, WorkerStatus},
+    },
+    gateway::{
+        listener::{self, Connections},
+        run::{Gateway, Redirect, Shared},
+    },
+    model::Method,
+    shutdown::shutdown,
+    snapshot::{Current, Snapshot},
+    store::Store,
+    telemetry::{LogFile, Telemetry},
+    written::{self, Problem},
+};
+
+/// How often certificate files are looked at. A renewal is in force this much later at the latest.
+const CERTIFICATE_POLL: Duration = Duration::from_secs(2);
+
+/// How often the store's version is read: the safety net for changes that nobody announced.
+const STORE_POLL: Duration = Duration::from_secs(1);
+
+/// Exit status when configuration or policies have mistakes; the same for every command.
+pub const EXIT_CONFIGURATION: u8 = 3;
+
+/// Runs the gateway until it is told to stop. `listen` replaces the configured addresses.
+///
+/// # Errors
+/// What kept it from starting; mistakes in files have been printed already and give [`EXIT_CONFIGURATION`].
+pub fn run(config: &Path, listen: Option<SocketAddr>) -> anyhow::Result<ExitCode> {
+    let clock = Clock::System;
+    let (snapshot, warnings) = match load(config, listen, &clock) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let _ = write!(std::io::stderr(), "{}", written::render(&problems, false));
+            return Ok(ExitCode::from(EXIT_CONFIGURATION));
+        }
+    };
+    let telemetry = Telemetry::init(&snapshot.config.logs).context("the logs cannot be opened")?;
+    log_panics();
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(serve(config.to_owned(), listen, snapshot, &telemetry, clock));
+    if let Err(error) = &outcome {
+        tracing::error!("{error:#}");
+    }
+    telemetry.finish();
+    // Data threads that did not finish in time are left behind on purpose.
+    runtime.shutdown_background();
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+fn load(
+    config: &Path,
+    listen: Option<SocketAddr>,
+    clock: &Clock,
+) -> Result<(Snapshot, Vec<Problem>), Vec<Problem>> {
+    let (mut snapshot, warnings) = Snapshot::load(config, clock)?;
+    if let Some(listen) = listen {
+        snapshot.config.gateway.listen = vec![listen];
+    }
+    Ok((snapshot, warnings))
+}
+
+async fn serve(
+    file: PathBuf,
+    listen: Option<SocketAddr>,
+    snapshot: Snapshot,
+    telemetry: &Telemetry,
+    clock: Clock,
+) -> anyhow::Result<()> {
+    let config = snapshot.config.clone();
+    let store = Store::open(&config.store, clock.clone()).await?;
+    let control = socket::Listener::bind(&config.data)?;
+    let authn = Authn::new(store.clone(), clock.clone(), &config).await?;
+    let (audit, writer) = Audit::new(store.clone());
+    let writer = tokio::spawn(writer.run());
+
+    let listeners = match listener::inherited() {
+        passed if passed.is_empty() => listener::bind(&config.gateway.listen).context("cannot listen")?,
+        passed => passed,
+    };
+    let addresses = local_addresses(&listeners)?;
+    let https_port = addresses.first().map_or(443, SocketAddr::port);
+    let redirects: Vec<_> = listener::bind(&config.gateway.redirect_listen)
+        .context("cannot listen for redirects")?
+        .into_iter()
+        .map(|listener| Redirect { listener, https_port })
+        .collect();
+    let redirect_addresses =
+        redirects.iter().map(|redirect| redirect.listener.local_addr()).collect::<Result<Vec<_>, _>>()?;
+
+    let (trigger, ending) = shutdown();
+    let shared = Shared {
+        current: Current::new(snapshot),
+        authn: authn.clone(),
+        audit: audit.clone(),
+        access: telemetry.log_file(&config.logs.directory.join("access.log"))?,
+        clock: clock.clone(),
+        connections: Connections::new(config.limits.connections),
+        requests: Arc::new(AtomicU64::new(0)),
+        shutdown: ending,
+    };
+    let gateway = Gateway::start(config.gateway.threads, &shared, &listeners, &redirects)?;
+    drop((listeners, redirects));
+
+    let operator = Arc::new(Operator {
+        file,
+        listen,
+        started: clock.now(),
+        addresses,
+        redirect_addresses,
+        supervisor: Supervisor::new(gateway.pools.clone(), clock),
+        shared,
+        store,
+        logs: Logs { telemetry: telemetry.clone(), open: Mutex::default() },
+        reloading: tokio::sync::Mutex::new(()),
+        reload_problem: Mutex::new(None),
+    });
+    operator.record(event::START, serde_json::json!({ "listen": operator.addresses }));
+    operator.start_applications().await;
+    operator.announce();
+    tokio::spawn(control.serve(Arc::clone(&operator) as Arc<dyn Handler>));
+    tokio::spawn(Arc::clone(&operator).follow_certificates());
+    tokio::spawn(Arc::clone(&operator).follow_store());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    operator.until_stopped().await?;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    tracing::info!("stopping");
+    trigger.pull();
+    let patience = operator.shared.current.get().config.timeouts.stop;
+    let drained = tokio::task::spawn_blocking(move || gateway.join());
+    tokio::select! {
+        outcome = tokio::time::timeout(patience, drained) => if outcome.is_err() {
+            tracing::warn!("connections were still open when the time to stop was up (`stop` under [timeouts])");
+        },
+        () = operator.told_again() => tracing::warn!("told to stop again: not waiting for open connections"),
+    }
+    operator.supervisor.stop().await;
+    operator.record(event::STOP, serde_json::Value::Null);
+    audit.flush().await;
+    writer.abort();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn local_addresses(listeners: &[TcpListener]) -> std::io::Result<Vec<SocketAddr>> {
+    listeners.iter().map(TcpListener::local_addr).collect()
+}
+
+/// A panic on a data thread ends one connection; it must not go unseen.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let message = panic.payload_as_str().unwrap_or("no message");
+        tracing::error!(place, "a defect of Portcullis itself: {message}");
+    }));
+}
+
+/// The control thread's view of the whole.
+struct Operator {
+    file: PathBuf,
+    listen: Option<SocketAddr>,
+    started: Timestamp,
+    addresses: Vec<SocketAddr>,
+    redirect_addresses: Vec<SocketAddr>,
+    supervisor: Supervisor,
+    shared: Shared,
+    store: Store,
+    logs: Logs,
+    /// Reloads come one after the other.
+    reloading: tokio::sync::Mutex<()>,
+    reload_problem: Mutex<Option<String>>,
+}
+
+/// The applications' logs, each opened once.
+struct Logs {
+    telemetry: Telemetry,
+    open: Mutex<HashMap<PathBuf, LogFile>>,
+}
+
+impl Logs {
+    fn of(&self, config: &Config, name: &str) -> std::io::Result<AppLog> {
+        let path = AppLog::path(&config.logs.directory, name);
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.get(&path) {
+            return Ok(AppLog::new(file.clone(), path));
+        }
+        let file = self.telemetry.log_file(&path)?;
+        open.insert(path.clone(), file.clone());
+        Ok(AppLog::new(file, path))
+    }
+}
+
+impl Operator {
+    async fn start_applications(&self) {
+        for (name, why) in self.supervisor.apply(self.plans()).await {
+            tracing::error!(application = %name, "{why}");
+        }
+    }
+
+    fn plans(&self) -> Vec<Plan> {
+        let world = self.shared.current.get();
+        let config = &world.config;
+        let plans = world.routes.all().iter().map(|app| {
+            Ok(Plan {
+                name: Arc::clone(&app.name),
+                launch: Launch::of(config, app),
+                enabled: app.enabled,
+                start_timeout: app.start_timeout.unwrap_or(config.timeouts.start),
+                stop_timeout: app.stop_timeout.unwrap_or(config.timeouts.stop),
+                log: self.logs.of(config, &app.name)?,
+            })
+        });
+        plans
+            .filter_map(|plan: std::io::Result<Plan>| {
+                plan.inspect_err(|error| tracing::error!(%error, "an application's log cannot be opened")).ok()
+            })
+            .collect()
+    }
+
+    /// Says where it is, on standard output and in the log.
+    fn announce(&self) {
+        let world = self.shared.current.get();
+        let mut out = std::io::stdout().lock();
+        for address in &self.addresses {
+            let _ = writeln!(out, "listening on https://{address}");
+            tracing::info!(%address, "listening");
+        }
+        for address in &self.redirect_addresses {
+            let _ = writeln!(out, "redirecting from http://{address}");
+        }
+        for app in world.routes.all().iter().filter(|app| app.enabled) {
+            let origin = self.addresses.first().map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(out, "  https://{origin}{}  {}", app.name, app.title);
+            if world.config.security.methods.and(app.methods).is_empty() {
+                tracing::warn!(
+                    application = %app.name, methods = %app.methods, level = %world.config.security.level,
+                    "method-not-permitted: the application uses only methods that the system policy forbids; everybody gets 403"
+                );
+            }
+        }
+        let _ = out.flush();
+    }
+
+    async fn until_stopped(&self) -> std::io::Result<()> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(()),
+                _ = hangup.recv() => self.hang_up().await,
+            }
+        }
+    }
+
+    async fn told_again(&self) {
+        let (Ok(mut interrupt), Ok(mut terminate)) =
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        else {
+            return std::future::pending().await;
+        };
+        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
+    }
+
+    /// SIGHUP: everything again, logs and applications too.
+    async fn hang_up(&self) {
+        tracing::info!("SIGHUP: reloading");
+        self.logs.telemetry.reopen();
+        if self.reload_files().await.is_ok() {
+            let names: Vec<_> = self.supervisor.reports().into_iter().map(|report| report.name).collect();
+            for name in names {
+                // A failure is in the log, and the old workers go on.
+                let _ = self.reload_application(&name).await;
+            }
+        }
+    }
+
+    async fn reload_files(&self) -> Result<ReloadReport, Vec<Problem>> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let (snapshot, warnings) = match load(&self.file, self.listen, &self.shared.clock) {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+                for line in &lines {
+                    tracing::error!("reload refused, the earlier configuration stays in force: {line}");
+                }
+                self.record(event::RELOAD, serde_json::json!({ "refused": lines }));
+                *self.reload_problem() = Some(lines.join("\n"));
+                return Err(problems);
+            }
+        };
+        let before = self.shared.current.get();
+        let needs_restart = needs_restart(&before.config, &snapshot.config);
+        self.shared.current.swap(snapshot);
+        self.shared.authn.invalidate();
+        let failed = self.supervisor.apply(self.plans()).await;
+        let world = self.shared.current.get();
+        let names = |snapshot: &Snapshot| -> Vec<Arc<str>> {
+            snapshot.routes.all().iter().map(|app| Arc::clone(&app.name)).collect()
+        };
+        let (old, new) = (names(&before), names(&world));
+        let restarted = world.routes.all().iter().filter(|app| {
+            let earlier = before.routes.all().iter().find(|earlier| earlier.name == app.name);
+            earlier.is_none_or(|earlier| Launch::of(&before.config, earlier) != Launch::of(&world.config, app))
+        });
+        let report = ReloadReport {
+            applications: new.len(),
+            restarted: restarted.map(|app| app.name.to_string()).collect(),
+            stopped: old.iter().filter(|name| !new.contains(name)).map(ToString::to_string).collect(),
+            warnings: warnings
+                .iter()
+                .map(ToString::to_string)
+                .chain(failed.into_iter().map(|(name, why)| format!("{name} goes on as it was: {why}")))
+                .collect(),
+            needs_restart,
+        };
+        *self.reload_problem() = None;
+        tracing::info!(applications = report.applications, "configuration and policies reloaded");
+        self.record(event::RELOAD, serde_json::json!({ "applications": report.applications }));
+        Ok(report)
+    }
+
+    async fn reload_application(&self, name: &str) -> Result<(), String> {
+        let outcome = self.supervisor.reload(name).await;
+        let details = match &outcome {
+            Ok(reloaded) => serde_json::json!({ "workers": reloaded.workers, "import_ms": reloaded.import_ms }),
+            Err(why) => serde_json::json!({ "failed": why.lines().last() }),
+        };
+        let record = AuditRecord::new(self.shared.clock.now(), event::APPLICATION_RELOAD, "gateway").target(name);
+        let _ = self.shared.audit.record(record.details(details));
+        outcome.map(|_| ())
+    }
+
+    fn record(&self, event: &'static str, details: serde_json::Value) {
+        let record = AuditRecord::new(self.shared.clock.now(), event, "gateway").details(details);
+        if self.shared.audit.record(record).is_err() {
+            tracing::warn!(event, "the audit is full, an event was not recorded");
+        }
+    }
+
+    fn reload_problem(&self) -> std::sync::MutexGuard<'_, Option<String>> {
+        self.reload_problem.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A renewed certificate needs nobody to announce it.
+    async fn follow_certificates(self: Arc<Self>) {
+        let mut seen = self.certificate_times();
+        loop {
+            tokio::time::sleep(CERTIFICATE_POLL).await;
+            let now = self.certificate_times();
+            if now != seen {
+                seen = now;
+                tracing::info!("a certificate file changed: reloading");
+                let _ = self.reload_files().await;
+            }
+        }
+    }
+
+    fn certificate_times(&self) -> Vec<Option<(SystemTime, u64)>> {
+        let world = self.shared.current.get();
+        let files = world.config.tls.certificates.iter().flat_map(|files| [&files.certificate, &files.key]);
+        files
+            .map(|file| file.metadata().ok().and_then(|data| Some((data.modified().ok()?, data.len()))))
+            .collect()
+    }
+
+    async fn follow_store(self: Arc<Self>) {
+        let mut seen = None;
+        loop {
+            if let Ok(version) = self.store.version().await
+                && seen.replace(version) != Some(version)
+            {
+                self.shared.authn.invalidate();
+            }
+            tokio::time::sleep(STORE_POLL).await;
+        }
+    }
+
+    fn app_statuses(&self) -> Vec<AppStatus> {
+        let world = self.shared.current.get();
+        let reports: HashMap<_, _> =
+            self.supervisor.reports().into_iter().map(|report| (Arc::clone(&report.name), report)).collect();
+        world
+            .routes
+            .all()
+            .iter()
+            .map(|app| AppStatus {
+                name: app.name.to_string(),
+                title: app.title.clone(),
+                enabled: app.enabled,
+                state: reports.get(&app.name).map_or(status::AppState::Starting, |report| state(report.state)),
+                workers: reports.get(&app.name).map(workers).unwrap_or_default(),
+                last_error: reports.get(&app.name).and_then(|report| report.last_error.clone()),
+                log: AppLog::path(&world.config.logs.directory, &app.name).display().to_string(),
+            })
+            .collect()
+    }
+
+    fn status_now(&self) -> Status {
+        let world = self.shared.current.get();
+        let now = self.shared.clock.now();
+        let text = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
+        let logs = &world.config.logs.directory;
+        Status {
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started: self.started.rfc3339(),
+            uptime_seconds: u64::try_from((now.0 - self.started.0) / 1000).unwrap_or(0),
+            config: self.file.display().to_string(),
+            listen: text(&self.addresses),
+            redirect: text(&self.redirect_addresses),
+            level: world.config.security.level.to_string(),
+            methods: world.config.security.methods.iter().map(Method::word).map(str::to_owned).collect(),
+            applications: self.app_statuses(),
+            loaded: world.loaded.rfc3339(),
+            reload_problem: self.reload_problem().clone(),
+            certificates: world
+                .certificates
+                .described
+                .iter()
+                .map(|certificate| CertificateStatus {
+                    file: certificate.file.display().to_string(),
+                    names: certificate.names.clone(),
+                    not_after: certificate.not_after.rfc3339(),
+                    days_left: (certificate.not_after.0 - now.0).div_euclid(24 * 3600 * 1000),
+                })
+                .collect(),
+            connections: self.shared.connections.count() as u64,
+            requests: self.shared.requests.load(Ordering::Relaxed),
+            audit: AuditStatus { healthy: self.shared.audit.healthy(), lost: self.shared.audit.lost() },
+            logs: ["messages.log", "access.log"].map(|name| logs.join(name).display().to_string()).to_vec(),
+        }
+    }
+}
+
+impl Handler for Operator {
+    fn changed(&self) -> Doing<'_, Result<(), String>> {
+        Box::pin(async {
+            self.shared.authn.invalidate();
+            Ok(())
+        })
+    }
+
+    fn reload(&self) -> Doing<'_, Result<ReloadReport, Vec<Problem>>> {
+        Box::pin(self.reload_files())
+    }
+
+    fn status(&self) -> Doing<'_, Status> {
+        Box::pin(async { self.status_now() })
+    }
+
+    fn reload_app(&self, name: String) -> Doing<'_, Result<(), String>> {
+        Box::pin(async move { self.reload_application(&name).await })
+    }
+
+    fn apps(&self) -> Doing<'_, Vec<AppStatus>> {
+        Box::pin(async { self.app_statuses() })
+    }
+}
+
+fn state(state: AppState) -> status::AppState {
+    match state {
+        AppState::Starting => status::AppState::Starting,
+        AppState::Running => status::AppState::Running,
+        AppState::Failed => status::AppState::Failed,
+        AppState::Disabled => status::AppState::Disabled,
+    }
+}
+
+fn workers(report: &AppReport) -> Vec<WorkerStatus> {
+    let one = |worker: &crate::app::supervise::WorkerReport| WorkerStatus {
+        pid: Some(worker.pid),
+        state: "ready".to_owned(),
+        python: Some(worker.python.clone()),
+        requests: worker.shared.served.load(Ordering::Relaxed),
+        restarts: report.restarts,
+    };
+    report.workers.iter().map(one).collect()
+}
+
+/// Changes that a reload cannot bring into force.
+fn needs_restart(before: &Config, after: &Config) -> Vec<String> {
+    let changes = [
+        ("`listen` under [gateway]", before.gateway.listen != after.gateway.listen),
+        ("`redirect_listen` under [gateway]", before.gateway.redirect_listen != after.gateway.redirect_listen),
+        ("`threads` under [gateway]", before.gateway.threads != after.gateway.threads),
+        ("`connections` under [limits]", before.limits.connections != after.limits.connections),
+        ("[passwords]", before.passwords != after.passwords),
+        ("[tokens]", before.tokens != after.tokens),
+        ("[store]", before.store != after.store),
+        ("[data]", before.data != after.data),
+        ("[logs]", before.logs != after.logs),
+    ];
+    changes.into_iter().filter(|(_, changed)| *changed).map(|(what, _)| what.to_owned()).collect()
+}

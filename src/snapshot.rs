@@ -1,0 +1,134 @@
+//! The immutable view that a request holds from start to end: routes, rules, certificates, system policy.
+//!
+//! It is built whole from the files, checked whole, and swapped in one step; a request never sees half of a change.
+
+use std::{collections::HashMap, path::Path, sync::Arc};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    certificates::Certificates,
+    clock::{Clock, Timestamp},
+    config::{self, Config},
+    policy::Application,
+    target::NormalPath,
+    written::Problem,
+};
+
+/// One consistent view of everything that decides about a request.
+pub struct Snapshot {
+    /// The system, as meant.
+    pub config: Config,
+    /// Which application owns which path.
+    pub routes: Routes,
+    /// What TLS handshakes use.
+    pub certificates: Certificates,
+    /// When it was loaded.
+    pub loaded: Timestamp,
+}
+
+impl Snapshot {
+    /// Reads and checks everything that `portcullis.toml` at `file` leads to; also returns the warnings.
+    ///
+    /// # Errors
+    /// All mistakes of all files at once; nothing has been changed.
+    pub fn load(file: &Path, clock: &Clock) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let (config, mut warnings) = config::load(file)?;
+        let mut problems = Vec::new();
+        let applications = match config.load_applications() {
+            Ok((applications, more)) => {
+                warnings.extend(more);
+                applications
+            }
+            Err(more) => {
+                problems.extend(more);
+                Vec::new()
+            }
+        };
+        let certificates = match Certificates::load(&config.tls, clock) {
+            Ok((certificates, more)) => {
+                warnings.extend(more);
+                Some(certificates)
+            }
+            Err(more) => {
+                problems.extend(more);
+                None
+            }
+        };
+        match certificates {
+            Some(certificates) if problems.is_empty() => {
+                let routes = Routes::new(applications);
+                Ok((Self { config, routes, certificates, loaded: clock.now() }, warnings))
+            }
+            _ => Err(problems),
+        }
+    }
+}
+
+/// The mounts, found by the longest that the path is in.
+#[derive(Default)]
+pub struct Routes {
+    by_mount: HashMap<Box<str>, Arc<Application>>,
+    in_order: Vec<Arc<Application>>,
+    deepest: usize,
+}
+
+impl Routes {
+    /// Applications by their names; the compiler has made sure that no two share one.
+    #[must_use]
+    pub fn new(applications: Vec<Arc<Application>>) -> Self {
+        let key = |application: &Application| application.name.trim_end_matches('/').into();
+        Self {
+            by_mount: applications.iter().map(|application| (key(application), Arc::clone(application))).collect(),
+            deepest: applications.iter().map(|application| application.name.len()).max().unwrap_or(0),
+            in_order: applications,
+        }
+    }
+
+    /// Who owns `path`: the application with the longest mount that ends where a segment of the path does.
+    #[must_use]
+    pub fn find(&self, path: &NormalPath) -> Option<&Arc<Application>> {
+        let path = path.as_str();
+        let mut end = path.len();
+        loop {
+            if end <= self.deepest
+                && let Some(application) = self.by_mount.get(&path[..end])
+            {
+                return Some(application);
+            }
+            if end == 0 {
+                return None;
+            }
+            end = path[..end].rfind('/')?;
+        }
+    }
+
+    /// All of them, in the order of their files.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<Application>] {
+        &self.in_order
+    }
+}
+
+/// Where every thread finds the current [`Snapshot`].
+#[derive(Clone)]
+pub struct Current(Arc<ArcSwap<Snapshot>>);
+
+impl Current {
+    /// The first one.
+    #[must_use]
+    pub fn new(snapshot: Snapshot) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(snapshot)))
+    }
+
+    /// The one that a request beginning now holds until its end.
+    #[must_use]
+    pub fn get(&self) -> Arc<Snapshot> {
+        self.0.load_full()
+    }
+
+    /// Lets every request that begins after this call see `snapshot`.
+    pub fn swap(&self, snapshot: Snapshot) {
+        self.0.store(Arc::new(snapshot));
+    }
+}

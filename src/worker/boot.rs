@@ -1,0 +1,192 @@
+//! From the bootstrap to the first request, and out again.
+//!
+//! The spawn contract: descriptor 0 is the control socket, 1 and 2 are pipes into the application's log, directory and
+//! environment are set. The gateway sends [`Kind::Boot`] and [`Kind::Lanes`]; the answer is [`Kind::Ready`] or
+//! [`Kind::BootError`]. `main` returns when the gateway says [`Kind::Stop`] and the last request is done, so that Python
+//! shuts down as it would after any script: non-daemon threads are joined, `atexit` runs.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use bytes::{Bytes, BytesMut};
+use portcullis_wire::{Boot, Interrupt, Kind, Level, Malformed, Ready, u32_payload};
+use pyo3::{
+    exceptions::{PyOSError, PyRuntimeError},
+    ffi::c_str,
+    prelude::*,
+    types::{PyDict, PyList},
+};
+use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
+
+use crate::{
+    control::{self, Inbox, MAX_LANES, adopt_stdin},
+    crew::{self, Crew, crew},
+    logs::Stream,
+    run::serve,
+};
+
+/// How long a worker whose gateway has vanished may take to finish: nobody will read its answers.
+const ORPHAN_GRACE: Duration = Duration::from_secs(5);
+
+/// Exit status after [`Kind::BootError`].
+const BOOT_ERROR: i32 = 3;
+
+/// What the threads run.
+static SERVICE: OnceLock<(Py<PyAny>, Boot)> = OnceLock::new();
+
+/// The whole life of a worker.
+#[pyfunction]
+pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
+    adopt_stdin().map_err(broken)?;
+    // Whoever dies between spawning us and this line is noticed by the control socket, which then is closed.
+    set_parent_process_death_signal(Some(Signal::KILL)).map_err(broken)?;
+    prepare_interpreter(py)?;
+    let control = control::control().ok_or_else(|| PyRuntimeError::new_err("no control socket"))?;
+    let mut inbox = Inbox::new();
+    let Some((boot, lanes)) = py.detach(|| receive_orders(control, &mut inbox)).map_err(broken)? else {
+        return Ok(());
+    };
+    let streams = replace_streams(py)?;
+    let began = Instant::now();
+    let application = match load(py, &boot) {
+        Ok(application) => application,
+        Err(text) => {
+            streams.iter().for_each(|stream| stream.get().finish(py));
+            py.detach(|| control.send(Kind::BootError, text.as_bytes()));
+            // Threads that a half-imported application has left behind must not keep the process.
+            py.import("os")?.call_method1("_exit", (BOOT_ERROR,))?;
+            return Ok(());
+        }
+    };
+    let import_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
+    let (threads, crew) = start_crew(py, application, boot, lanes, inbox)?;
+    let version = py.version_info();
+    let python = format!("{}.{}.{}", version.major, version.minor, version.patch);
+    let mut payload = BytesMut::new();
+    Ready { python, import_ms }.put(&mut payload);
+    py.detach(|| control.send(Kind::Ready, &payload));
+    start_threads(py, threads)?;
+    serve_seat(py, crew, 0)
+}
+
+/// Runs requests in one of the further threads.
+#[pyfunction]
+fn serve_thread(py: Python<'_>, seat: usize) -> PyResult<()> {
+    crew().map_or(Ok(()), |crew| serve_seat(py, crew, seat))
+}
+
+fn serve_seat(py: Python<'_>, crew: &'static Crew, seat: usize) -> PyResult<()> {
+    let (application, boot) = SERVICE.get().ok_or_else(|| PyRuntimeError::new_err("nothing to serve"))?;
+    serve(py, crew, seat, application, boot)
+}
+
+fn prepare_interpreter(py: Python<'_>) -> PyResult<()> {
+    let all_threads = PyDict::new(py);
+    all_threads.set_item("all_threads", true)?;
+    py.import("faulthandler")?.call_method("enable", (2,), Some(&all_threads))?;
+    // Ctrl-C reaches the whole process group; the gateway decides what it means.
+    let signal = py.import("signal")?;
+    signal.call_method1("signal", (signal.getattr("SIGINT")?, signal.getattr("SIG_IGN")?))?;
+    py.import("sys")?.setattr("argv", PyList::new(py, [""])?)?;
+    let hook = PyDict::new(py);
+    hook.set_item("after_in_child", wrap_pyfunction!(control::after_fork, py)?)?;
+    py.import("os")?.call_method("register_at_fork", (), Some(&hook))?;
+    Ok(())
+}
+
+/// `None` when the gateway went away first.
+fn receive_orders(control: &control::Control, inbox: &mut Inbox) -> rustix::io::Result<Option<(Boot, Vec<OwnedFd>)>> {
+    let wrong = |_: Malformed| rustix::io::Errno::PROTO;
+    let Some(frame) = control.receive(inbox).filter(|frame| frame.kind == Kind::Boot) else { return Ok(None) };
+    let boot = Boot::parse(&frame.payload).map_err(wrong)?;
+    let Some(frame) = control.receive(inbox).filter(|frame| frame.kind == Kind::Lanes) else { return Ok(None) };
+    let count = u32_payload(&frame.payload).map_err(wrong)? as usize;
+    let lanes = std::mem::take(&mut inbox.attached);
+    if lanes.len() != count || !(1..=MAX_LANES).contains(&count) || boot.threads == 0 {
+        return Err(rustix::io::Errno::PROTO);
+    }
+    Ok(Some((boot, lanes)))
+}
+
+fn replace_streams(py: Python<'_>) -> PyResult<[Py<Stream>; 2]> {
+    let sys = py.import("sys")?;
+    let out = Py::new(py, Stream::new(Level::Out, Bytes::new()))?;
+    let err = Py::new(py, Stream::new(Level::Err, Bytes::new()))?;
+    sys.setattr("stdout", &out)?;
+    sys.setattr("stderr", &err)?;
+    Ok([out, err])
+}
+
+/// Imports the application; the error is for people.
+fn load(py: Python<'_>, boot: &Boot) -> Result<Py<PyAny>, String> {
+    let code = c_str!(include_str!("load.py"));
+    let loader = PyModule::from_code(py, code, c"<portcullis>", c"portcullis_load").map_err(|e| e.to_string())?;
+    let application = loader.call_method1("load", (&boot.directory, &boot.module, &boot.callable));
+    application.map(Bound::unbind).map_err(|error| {
+        let explained = loader.call_method1("explain", (error.value(py),)).and_then(|text| text.extract());
+        explained.unwrap_or_else(|_| error.to_string())
+    })
+}
+
+fn start_crew(
+    py: Python<'_>,
+    application: Py<PyAny>,
+    boot: Boot,
+    lanes: Vec<OwnedFd>,
+    inbox: Inbox,
+) -> PyResult<(usize, &'static Crew)> {
+    let threads = usize::from(boot.threads);
+    let crew = crew::assemble(lanes, threads).map_err(broken)?;
+    let _ = SERVICE.set((application, boot));
+    let native = |name: &str| std::thread::Builder::new().name(name.to_owned()).stack_size(512 * 1024);
+    py.detach(|| -> std::io::Result<()> {
+        native("control").spawn(move || listen(crew, inbox))?;
+        native("guard").spawn(|| crew.guard())?;
+        Ok(())
+    })?;
+    Ok((threads, crew))
+}
+
+fn start_threads(py: Python<'_>, threads: usize) -> PyResult<()> {
+    let target = wrap_pyfunction!(serve_thread, py)?;
+    for seat in 1..threads {
+        let settings = PyDict::new(py);
+        settings.set_item("target", &target)?;
+        settings.set_item("args", (seat,))?;
+        settings.set_item("name", format!("portcullis-{seat}"))?;
+        py.import("threading")?.call_method("Thread", (), Some(&settings))?.call_method0("start")?;
+    }
+    Ok(())
+}
+
+/// The control thread: listens to the gateway until it is gone.
+fn listen(crew: &'static Crew, mut inbox: Inbox) {
+    let Some(control) = control::control() else { return };
+    while let Some(frame) = control.receive(&mut inbox) {
+        match frame.kind {
+            Kind::Stop => crew.stop(),
+            Kind::Interrupt => {
+                if let Ok(interrupt) = Interrupt::parse(&frame.payload)
+                    && crew.has(interrupt)
+                {
+                    Python::attach(|py| crew.interrupt(py, interrupt));
+                }
+            }
+            _ => {}
+        }
+    }
+    crew.stop();
+    let end = Instant::now() + ORPHAN_GRACE;
+    while let Some(rest) = end.checked_duration_since(Instant::now()) {
+        std::thread::park_timeout(rest);
+    }
+    // Nothing of Python may be able to delay this one.
+    let _ = kill_process(getpid(), Signal::KILL);
+}
+
+fn broken(error: rustix::io::Errno) -> PyErr {
+    PyOSError::new_err(format!("portcullis: the worker cannot start: {error}"))
+}

@@ -1,0 +1,189 @@
+//! One lane: frames to and from one data thread of the gateway.
+//!
+//! Anybody may put a frame into the output at any time; it is held there until somebody flushes, so that many small
+//! answers leave in one write. Only one thread writes to the socket at a time, and whoever finds it busy leaves: the
+//! writer looks again before it goes.
+
+use std::{
+    os::fd::OwnedFd,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::BytesMut;
+use portcullis_wire::{Frame, Malformed, take_frame};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    net::{RecvFlags, SendFlags, recv, send},
+};
+
+use crate::control::forked;
+
+/// Room made for one read: a whole turn of the gateway's event loop, or one chunk of a body with its header.
+const READ: usize = 80 * 1024;
+
+/// A write buffer that grew beyond this is given back instead of being kept for the next batch.
+const KEEP: usize = 256 * 1024;
+
+/// One socket to the gateway.
+pub(crate) struct Lane {
+    pub(crate) socket: OwnedFd,
+    gone: AtomicBool,
+    /// Held while frames are read *and* routed, which keeps their order whoever reads.
+    input: Mutex<BytesMut>,
+    held: AtomicBool,
+    output: Mutex<Output>,
+}
+
+#[derive(Default)]
+struct Output {
+    /// Whole frames that wait for the next flush.
+    ready: BytesMut,
+    /// The buffer before, of which `sent` bytes have left already.
+    leaving: BytesMut,
+    sent: usize,
+    writing: bool,
+}
+
+/// Whether a flush may wait for the gateway to make room.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Come back instead: the caller holds the GIL.
+    None,
+    /// Wait; the caller holds neither the GIL nor a lock.
+    Endless,
+}
+
+impl Lane {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self {
+            socket,
+            gone: AtomicBool::new(false),
+            input: Mutex::default(),
+            held: AtomicBool::new(false),
+            output: Mutex::default(),
+        }
+    }
+
+    /// Whether the other end is closed or broken.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    /// Marks the lane as useless; true for the first to say so.
+    pub(crate) fn abandon(&self) -> bool {
+        !self.gone.swap(true, Ordering::Relaxed)
+    }
+
+    /// Lets `write` add whole frames to the output; tells how many bytes are held back now.
+    pub(crate) fn put(&self, write: impl FnOnce(&mut BytesMut)) -> usize {
+        let mut output = self.output();
+        if self.is_gone() || forked() {
+            return 0;
+        }
+        write(&mut output.ready);
+        self.held.store(true, Ordering::Relaxed);
+        output.ready.len()
+    }
+
+    /// Hands what is held to the socket. False when the socket is full and the caller had no patience.
+    pub(crate) fn flush(&self, patience: Patience) -> bool {
+        if !self.held.load(Ordering::Relaxed) || forked() {
+            return true;
+        }
+        let mut output = self.output();
+        if output.writing {
+            return true;
+        }
+        output.writing = true;
+        loop {
+            if output.sent == output.leaving.len() {
+                output.sent = 0;
+                output.recycle();
+                if output.leaving.is_empty() {
+                    output.writing = false;
+                    self.held.store(false, Ordering::Relaxed);
+                    return true;
+                }
+            }
+            let (leaving, sent) = (std::mem::take(&mut output.leaving), output.sent);
+            drop(output);
+            let result = send(&self.socket, &leaving[sent..], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+            if result == Err(Errno::AGAIN) && patience == Patience::Endless {
+                self.wait_for_room();
+            }
+            output = self.output();
+            output.leaving = leaving;
+            match result {
+                Ok(more) => output.sent = sent + more,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) if patience == Patience::Endless => {}
+                Err(Errno::AGAIN) => {
+                    output.writing = false;
+                    return false;
+                }
+                // The reader of this lane finds the same and tells the requests.
+                Err(_) => {
+                    *output = Output::default();
+                    self.held.store(false, Ordering::Relaxed);
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Takes what one read gives and hands every whole frame to `route`, in order.
+    ///
+    /// # Errors
+    /// The lane is over: closed by the gateway, or a frame that is none.
+    pub(crate) fn read(&self, route: impl FnOnce(&mut Vec<Frame>)) -> Result<(), Malformed> {
+        let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
+        input.reserve(READ);
+        let room = input.spare_capacity_mut();
+        let read = match recv(&self.socket, room, RecvFlags::DONTWAIT) {
+            Ok((_, 0)) => return Err(Malformed("closed by the gateway")),
+            Ok((_, read)) => read,
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(_) => return Err(Malformed("broken connection")),
+        };
+        let length = input.len() + read;
+        // SAFETY: `recv` has initialised the first `read` bytes of the spare capacity.
+        unsafe { input.set_len(length) };
+        let mut frames = Vec::with_capacity(32);
+        let mut end = Ok(());
+        loop {
+            match take_frame(&mut input) {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(malformed) => {
+                    end = Err(malformed);
+                    break;
+                }
+            }
+        }
+        route(&mut frames);
+        end
+    }
+
+    fn wait_for_room(&self) {
+        let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], None);
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Output {
+    /// What was ready is leaving now; the buffer that has left takes its place, empty.
+    fn recycle(&mut self) {
+        std::mem::swap(&mut self.ready, &mut self.leaving);
+        self.ready.clear();
+        if self.ready.capacity() > KEEP {
+            self.ready = BytesMut::new();
+        }
+    }
+}

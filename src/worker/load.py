@@ -1,0 +1,105 @@
+"""Finds the WSGI callable, and says in words what is wrong when it cannot.
+
+Runs once, before the worker is ready; compiled into the extension under the file name `<portcullis>`.
+"""
+
+import difflib
+import importlib
+import os
+import re
+import sys
+import traceback
+
+OWN_FILES = ("<portcullis>", "<string>", importlib.__file__)
+
+
+class Unloadable(Exception):
+    """There is nothing to run; the message is for the person who wrote the policy file."""
+
+
+def load(directory, module_name, spelling):
+    """The callable called `spelling` of `module_name`, looked for in `directory` first."""
+    if sys.path and sys.path[0] == "":
+        del sys.path[0]  # `-c` put it there; it would follow every later chdir
+    sys.path.insert(0, directory)
+    factory = re.fullmatch(r"([\w.]+)\(\s*\)", spelling)
+    dotted = factory.group(1) if factory else spelling
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", dotted):
+        raise Unloadable(f"callable {spelling!r} is neither a name such as `application` nor a factory such as `create_app()`")
+    target = find(import_module(directory, module_name), module_name, dotted)
+    if factory:
+        target = call_factory(target, module_name, dotted)
+    if not callable(target):
+        hint = " (write `create_app()` with parentheses to call a factory)" if target is None else ""
+        raise Unloadable(f"`{spelling}` of module `{module_name}` is {kind(target)}, which cannot be called{hint}")
+    return target
+
+
+def import_module(directory, name):
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if name != missing and not name.startswith(missing + "."):
+            raise  # the application was found; something it imports was not
+        if not os.path.isdir(directory):
+            raise Unloadable(f"the directory {directory} does not exist or cannot be read") from None
+        raise Unloadable(f"there is no module `{missing}` in {directory}{did_you_mean(missing, modules_in(directory))}") from None
+
+
+def find(module, module_name, dotted):
+    target, walked = module, f"module `{module_name}`"
+    for part in dotted.split("."):
+        try:
+            target = getattr(target, part)
+        except AttributeError:
+            near = did_you_mean(part, names_in(target))
+            raise Unloadable(f"there is no `{part}` in {walked} ({getattr(module, '__file__', 'built in')}){near}") from None
+        walked = f"`{part}` of {walked}"
+    return target
+
+
+def call_factory(factory, module_name, dotted):
+    if not callable(factory):
+        raise Unloadable(f"`{dotted}` of module `{module_name}` is {kind(factory)}, not a factory that can be called")
+    made = factory()
+    if not callable(made):
+        raise Unloadable(f"the factory `{dotted}()` of module `{module_name}` returned {kind(made)}, which cannot be called")
+    return made
+
+
+def explain(error):
+    """The report for the log: the sentence for people, or the traceback without our own frames."""
+    if isinstance(error, Unloadable):
+        return str(error)
+    tb = error.__traceback__
+    while tb and tb.tb_frame.f_code.co_filename in OWN_FILES:
+        tb = tb.tb_next
+    while tb and tb.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
+        tb = tb.tb_next
+    return "".join(traceback.format_exception(type(error), error, tb)).rstrip()
+
+
+def modules_in(directory):
+    found = []
+    for entry in os.scandir(directory):
+        name, extension = os.path.splitext(entry.name)
+        if extension == ".py" or (entry.is_dir() and os.path.exists(os.path.join(entry.path, "__init__.py"))):
+            found.append(name)
+    return found
+
+
+def names_in(target):
+    names = [name for name in dir(target) if not name.startswith("_")]
+    # A factory or an application object under another name is the likeliest mistake.
+    usual = [name for name in ("application", "app", "wsgi_app", "create_app") if name in names]
+    return usual + names
+
+
+def did_you_mean(word, names):
+    near = difflib.get_close_matches(word, names, n=1, cutoff=0.6) or [n for n in names if n in ("app", "application", "create_app", "wsgi")]
+    return f"; did you mean `{near[0]}`?" if near else ""
+
+
+def kind(value):
+    return "None" if value is None else f"a {type(value).__name__}"

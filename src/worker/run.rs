@@ -1,0 +1,261 @@
+//! One request, from the frame to the end of the answer.
+//!
+//! ```text
+//! environ -> application(environ, start_response) -> list: one frame; anything else: piece by piece -> close() -> end
+//! ```
+//!
+//! Whatever happens on the way, `close()` is called once and the gateway is told once how it ended.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use portcullis_wire::{BodyKind, Boot, FailKind, Level, RequestHead};
+use pyo3::{
+    exceptions::PyConnectionAbortedError,
+    intern,
+    prelude::*,
+    types::{PyBytes, PyDict, PyList, PyTuple},
+};
+
+use crate::{
+    crew::{Crew, Job, Turn, micros},
+    environ::Environ,
+    exchange::Ticket,
+    input::Input,
+    logs::{Stream, report},
+    python,
+    respond::{Ended, StartResponse, fail},
+};
+
+/// One Python thread's way of running requests.
+pub(crate) struct Runner<'a> {
+    crew: &'static Crew,
+    application: &'a Py<PyAny>,
+    environ: Environ,
+    /// Used again unless the application kept it.
+    start_response: Option<Py<StartResponse>>,
+}
+
+/// Why there is no whole answer.
+enum Failure {
+    /// The application raised.
+    Raised(PyErr),
+    /// It broke the contract in a way that no exception of its own tells.
+    Broke(String),
+    /// The body ended before its Content-Length.
+    TooShort,
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
+}
+
+/// Runs requests in the calling Python thread until the worker stops.
+pub(crate) fn serve(
+    py: Python<'_>,
+    crew: &'static Crew,
+    seat: usize,
+    application: &Py<PyAny>,
+    boot: &Boot,
+) -> PyResult<()> {
+    crew.sit_down(seat, python::thread_ident(py)?);
+    let mut runner = Runner { crew, application, environ: Environ::new(py, boot)?, start_response: None };
+    let mut turn = Turn::new(seat);
+    while let Some(job) = crew.next(py, &mut turn) {
+        runner.run(py, &turn, job);
+    }
+    Ok(())
+}
+
+impl Runner<'_> {
+    fn run(&mut self, py: Python<'_>, turn: &Turn, job: Job) {
+        let Ok(head) = RequestHead::parse(&job.payload) else {
+            self.crew.lose(job.lane);
+            return;
+        };
+        let ticket = Ticket { lane: job.lane, request: job.request, serial: job.serial, seat: turn.seat };
+        let queued_us = turn.began.map_or(0, |began| micros(began.saturating_duration_since(job.arrived)));
+        let request_id = job.payload.slice_ref(head.request_id.as_bytes());
+        let whole = catch_unwind(AssertUnwindSafe(|| {
+            let answer = self.answer(py, &head, &job.payload, ticket, queued_us, &request_id);
+            answer.map_err(|failure| self.explain(py, &head, ticket, &request_id, failure))
+        }));
+        let kind = match whole {
+            Ok(Ok(())) => return,
+            Ok(Err(kind)) => kind,
+            // The panic has been written to stderr; what it left behind in this thread is thrown away.
+            Err(_) => {
+                self.start_response = None;
+                FailKind::Exception
+            }
+        };
+        fail(self.crew, ticket, kind, queued_us);
+    }
+
+    fn answer(
+        &mut self,
+        py: Python<'_>,
+        head: &RequestHead<'_>,
+        payload: &Bytes,
+        ticket: Ticket,
+        queued_us: u32,
+        request_id: &Bytes,
+    ) -> Result<(), Failure> {
+        let environ = self.environ.fill(py, head)?;
+        let errors = Bound::new(py, Stream::new(Level::Errors, request_id.clone()))?;
+        environ.set_item(intern!(py, "wsgi.errors"), &errors)?;
+        if head.body_kind == BodyKind::Follows {
+            environ.set_item(intern!(py, "wsgi.input"), Bound::new(py, Input::following(ticket))?)?;
+        } else if !head.body.is_empty() {
+            environ
+                .set_item(intern!(py, "wsgi.input"), Bound::new(py, Input::complete(payload.slice_ref(head.body)))?)?;
+        }
+        let start_response = self.start_response(py, ticket, queued_us, head.method == "HEAD")?;
+        let delivered = self.call(py, environ, &start_response, request_id);
+        errors.get().finish(py);
+        start_response.try_borrow_mut().map_err(PyErr::from)?.retire();
+        self.start_response = Some(start_response.unbind());
+        match delivered? {
+            Ended::Well => Ok(()),
+            Ended::NotStarted => Err(Failure::Broke("start_response() was never called".into())),
+            Ended::TooShort => Err(Failure::TooShort),
+        }
+    }
+
+    fn call(
+        &self,
+        py: Python<'_>,
+        environ: Bound<'_, PyDict>,
+        start_response: &Bound<'_, StartResponse>,
+        request_id: &Bytes,
+    ) -> Result<Ended, Failure> {
+        let answer = self.application.bind(py).call1((environ, start_response))?;
+        if let Ok(list) = answer.cast_exact::<PyList>() {
+            return match list.len() {
+                1 => one(py, &list.get_item(0)?, start_response),
+                _ => many(py, &list.to_tuple(), start_response),
+            };
+        }
+        if let Ok(tuple) = answer.cast_exact::<PyTuple>() {
+            return many(py, tuple, start_response);
+        }
+        if let Ok(bytes) = answer.cast_exact::<PyBytes>() {
+            warn_about_bytes(py, request_id);
+            return one(py, bytes.as_any(), start_response);
+        }
+        let iterated = self.iterate(py, &answer, start_response);
+        let closed = match answer.getattr_opt(intern!(py, "close")) {
+            Ok(Some(close)) => close.call0().map(|_| ()),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = closed {
+            let text = format!("close() of the answer failed\n{}", python::traceback(py, &error));
+            report(py, Level::Error, request_id, &text);
+        }
+        iterated?;
+        Ok(start_response.try_borrow_mut().map_err(PyErr::from)?.finish()?)
+    }
+
+    /// Hands every block over before it asks for the next one.
+    fn iterate(
+        &self,
+        py: Python<'_>,
+        answer: &Bound<'_, PyAny>,
+        start_response: &Bound<'_, StartResponse>,
+    ) -> Result<(), Failure> {
+        for block in answer.try_iter()? {
+            let block = block?;
+            let bytes = expect_bytes(&block)?;
+            if bytes.as_bytes().is_empty() {
+                continue;
+            }
+            let mut response = start_response.try_borrow_mut().map_err(PyErr::from)?;
+            let more = response.push(py, bytes.as_bytes())?;
+            let complete = response.is_complete();
+            drop(response);
+            if !more {
+                break;
+            }
+            if !complete {
+                self.crew.flush(py);
+            }
+        }
+        Ok(())
+    }
+
+    fn start_response<'py>(
+        &mut self,
+        py: Python<'py>,
+        ticket: Ticket,
+        queued_us: u32,
+        head_only: bool,
+    ) -> PyResult<Bound<'py, StartResponse>> {
+        let kept = self.start_response.take().filter(|kept| python::is_ours_alone(py, kept));
+        let start_response = match kept {
+            Some(kept) => kept.into_bound(py),
+            None => Bound::new(py, StartResponse::default())?,
+        };
+        start_response.try_borrow_mut()?.reset(ticket, queued_us, head_only);
+        Ok(start_response)
+    }
+
+    /// Logs what went wrong and says what the gateway is to be told.
+    fn explain(
+        &self,
+        py: Python<'_>,
+        head: &RequestHead<'_>,
+        ticket: Ticket,
+        request_id: &[u8],
+        failure: Failure,
+    ) -> FailKind {
+        let over = ticket.is_over(self.crew);
+        let (kind, text) = match failure {
+            Failure::Raised(error) if over && error.is_instance_of::<PyConnectionAbortedError>(py) => {
+                return FailKind::Cancelled;
+            }
+            Failure::Raised(error) => (FailKind::Exception, python::traceback(py, &error)),
+            Failure::Broke(text) => (FailKind::Protocol, text),
+            Failure::TooShort => (FailKind::Truncated, "the body is shorter than its Content-Length".to_owned()),
+        };
+        let path = String::from_utf8_lossy(head.path_info);
+        report(py, Level::Error, request_id, &format!("{} {path} failed\n{text}", head.method));
+        if over { FailKind::Cancelled } else { kind }
+    }
+}
+
+/// The common case: `[b"..."]`.
+fn one(py: Python<'_>, block: &Bound<'_, PyAny>, start_response: &Bound<'_, StartResponse>) -> Result<Ended, Failure> {
+    let bytes = expect_bytes(block)?;
+    let mut response = start_response.try_borrow_mut().map_err(PyErr::from)?;
+    Ok(response.push_all(py, std::iter::once(bytes.as_bytes()))?)
+}
+
+fn many(
+    py: Python<'_>,
+    blocks: &Bound<'_, PyTuple>,
+    start_response: &Bound<'_, StartResponse>,
+) -> Result<Ended, Failure> {
+    let blocks: Vec<_> = blocks.iter().collect();
+    let parts = blocks.iter().map(expect_bytes).collect::<Result<Vec<_>, _>>()?;
+    let mut response = start_response.try_borrow_mut().map_err(PyErr::from)?;
+    Ok(response.push_all(py, parts.iter().map(|part| part.as_bytes()))?)
+}
+
+fn expect_bytes<'a, 'py>(block: &'a Bound<'py, PyAny>) -> Result<&'a Bound<'py, PyBytes>, Failure> {
+    block.cast::<PyBytes>().map_err(|_| {
+        let kind = block.get_type().name().map_or_else(|_| "something else".into(), |name| name.to_string());
+        Failure::Broke(format!("TypeError: the body must consist of bytes, not {kind}"))
+    })
+}
+
+fn warn_about_bytes(py: Python<'_>, request_id: &[u8]) {
+    static WARNED: AtomicBool = AtomicBool::new(false);
+    if !WARNED.swap(true, Ordering::Relaxed) {
+        let text = "the application returned bytes instead of a list of bytes; it works, but elsewhere it is sent byte by byte";
+        report(py, Level::Warning, request_id, text);
+    }
+}

@@ -1,0 +1,386 @@
+//! Reading TOML with places. See [`super`] for the idea.
+
+use std::{cell::RefCell, fmt, ops::Range, ops::RangeInclusive, sync::Arc, time::Duration};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{Problem, Severity, shown, units};
+
+/// A file that is being read, and what was found wrong so far.
+pub struct File {
+    name: Arc<str>,
+    text: Arc<str>,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl File {
+    /// A file by the name that the operator knows, and its text.
+    #[must_use]
+    pub fn new(name: impl Into<Arc<str>>, text: &str) -> Self {
+        Self { name: name.into(), text: text.into(), problems: RefCell::default() }
+    }
+
+    /// Parses the text and lets `read` ask for what it knows. The problems are in the order of the text; if one is an
+    /// error, what `read` made is not to be used.
+    ///
+    /// A file with a syntax error is not read any further: half a table gives misleading complaints.
+    pub fn read<T>(self, read: impl FnOnce(&Table<'_>) -> Option<T>) -> (Option<T>, Vec<Problem>) {
+        let text = Arc::clone(&self.text);
+        let (root, errors) = DeTable::parse_recoverable(&text);
+        for error in &errors {
+            let problem = self.problem(Severity::Error, error.span().unwrap_or(0..0), shown(error.message()));
+            self.problems.borrow_mut().push(problem);
+        }
+        let made =
+            if errors.is_empty() { read(&Table::new(&self, String::new(), 0..0, Some(root.get_ref()))) } else { None };
+        let mut problems = self.problems.into_inner();
+        problems.sort_by_key(|problem| problem.span.start);
+        problems.dedup();
+        (made, problems)
+    }
+
+    fn problem(&self, severity: Severity, span: Range<usize>, message: impl Into<String>) -> Problem {
+        Problem::at(severity, &self.name, &self.text, span, message)
+    }
+
+    fn report(&self, problem: Problem) {
+        self.problems.borrow_mut().push(problem);
+    }
+}
+
+/// A table of a file. Dropping it reports every key that nobody asked for.
+pub struct Table<'f> {
+    file: &'f File,
+    /// As in a header, `app` or `tls.certificate`; empty for the root.
+    name: String,
+    span: Range<usize>,
+    /// `None` stands for a table that is not there: every key of it is absent.
+    table: Option<&'f DeTable<'f>>,
+    asked: RefCell<Vec<&'static str>>,
+    /// Keys that were refused by name and need no second complaint.
+    refused: RefCell<Vec<&'static str>>,
+}
+
+impl<'f> Table<'f> {
+    fn new(file: &'f File, name: String, span: Range<usize>, table: Option<&'f DeTable<'f>>) -> Self {
+        Self { file, name, span, table, asked: RefCell::default(), refused: RefCell::default() }
+    }
+
+    /// The value of a key, if it is there.
+    pub fn value(&self, key: &'static str) -> Option<Value<'f>> {
+        self.asked.borrow_mut().push(key);
+        let (key, value) = self.table?.get_key_value(key)?;
+        Some(Value { file: self.file, key: key.get_ref().to_string(), key_span: key.span(), value })
+    }
+
+    /// The value of a key that has to be there.
+    pub fn required(&self, key: &'static str, help: &str) -> Option<Value<'f>> {
+        let value = self.value(key);
+        // A misspelt key is one mistake, and the unknown key already says which was meant.
+        let misspelt = || self.keys().any(|(found, _)| nearest(found, [key]).is_some());
+        if value.is_none() && !misspelt() {
+            self.error(format!("{} has no `{key}`", self.title()), help);
+        }
+        value
+    }
+
+    /// A table within; one that is absent has no keys.
+    pub fn table(&self, key: &'static str) -> Table<'f> {
+        let value = self.value(key);
+        match value.as_ref().and_then(|value| value.as_table(self.child(key))) {
+            Some(table) => table,
+            None => Table::new(self.file, self.child(key), self.span.clone(), None),
+        }
+    }
+
+    /// The tables of a `[[key]]`.
+    pub fn tables(&self, key: &'static str) -> Vec<Table<'f>> {
+        let Some(value) = self.value(key) else { return Vec::new() };
+        let name = self.child(key);
+        match value.value.get_ref() {
+            DeValue::Array(items) => items.iter().filter_map(|item| value.item(item).as_table(name.clone())).collect(),
+            _ => {
+                value.error(format!("`{key}` is a list of tables"), format!("begin each with [[{name}]]"));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Every key and its value, where the keys are free.
+    pub fn entries(&self) -> Vec<Value<'f>> {
+        let Some(table) = self.table else { return Vec::new() };
+        let entries = table.iter().map(|(key, value)| Value {
+            file: self.file,
+            key: key.get_ref().to_string(),
+            key_span: key.span(),
+            value,
+        });
+        self.asked.borrow_mut().push(ANY);
+        entries.collect()
+    }
+
+    /// A key that the design has and this version has not: never ignored, because somebody relies on it.
+    pub fn unsupported(&self, refused: &'static str) {
+        let found = self.table.and_then(|table| table.get_key_value(refused));
+        if let Some((key, _)) = found {
+            let message = format!("`{}` is not supported yet by this version", key.get_ref());
+            let problem = self.file.problem(Severity::Error, key.span(), message);
+            self.file.report(problem.help("leave it out; nothing that looks protective is ever ignored"));
+            self.refused.borrow_mut().push(refused);
+        }
+    }
+
+    /// An error about the table as a whole.
+    pub fn error(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.file.report(self.file.problem(Severity::Error, self.span.clone(), message).help(help));
+    }
+
+    /// Line of the header, from 1.
+    #[must_use]
+    pub fn line(&self) -> u32 {
+        super::place(&self.file.text, self.span.start).0
+    }
+
+    /// Whether it stands in the file.
+    #[must_use]
+    pub const fn is_present(&self) -> bool {
+        self.table.is_some()
+    }
+
+    /// The header, for messages.
+    fn title(&self) -> String {
+        if self.name.is_empty() { "the file".to_owned() } else { format!("[{}]", self.name) }
+    }
+
+    fn child(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (&str, Range<usize>)> {
+        self.table.into_iter().flat_map(|table| table.iter()).map(|(key, _)| (&**key.get_ref(), key.span()))
+    }
+
+    fn unknown(&self, key: &str, span: Range<usize>) -> Problem {
+        let asked = self.asked.borrow();
+        let known = asked.iter().copied().filter(|known| *known != ANY);
+        let absent = known.clone().filter(|known| self.keys().all(|(key, _)| key != *known));
+        let help = match nearest(key, absent).or_else(|| nearest(key, known.clone())) {
+            Some(meant) => format!("did you mean `{meant}`?"),
+            None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        let what = if self.name.is_empty() { String::new() } else { format!(" in {}", self.title()) };
+        self.file.problem(Severity::Error, span, format!("unknown key `{}`{what}", shown(key))).help(help)
+    }
+}
+
+/// Stands among the keys asked for when every key is welcome.
+const ANY: &str = "*";
+
+impl Drop for Table<'_> {
+    fn drop(&mut self) {
+        let unknown = |key: &str| {
+            let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
+            !asked.iter().chain(refused.iter()).any(|known| *known == key || *known == ANY)
+        };
+        let problems: Vec<_> =
+            self.keys().filter(|(key, _)| unknown(key)).map(|(key, span)| self.unknown(key, span)).collect();
+        problems.into_iter().for_each(|problem| self.file.report(problem));
+    }
+}
+
+/// A value and where it stands.
+pub struct Value<'f> {
+    file: &'f File,
+    key: String,
+    key_span: Range<usize>,
+    value: &'f Spanned<DeValue<'f>>,
+}
+
+impl<'f> Value<'f> {
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// Line of the value, from 1.
+    #[must_use]
+    pub fn line(&self) -> u32 {
+        super::place(&self.file.text, self.value.span().start).0
+    }
+
+    /// An error about it.
+    pub fn error(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.file.report(self.file.problem(Severity::Error, self.value.span(), message).help(help));
+    }
+
+    /// An error about its key.
+    pub fn key_error(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.file.report(self.file.problem(Severity::Error, self.key_span.clone(), message).help(help));
+    }
+
+    /// A warning about it.
+    pub fn warning(&self, message: impl Into<String>, help: impl Into<String>) {
+        self.file.report(self.file.problem(Severity::Warning, self.value.span(), message).help(help));
+    }
+
+    /// A problem about it that is reported later, or not at all.
+    #[must_use]
+    pub fn problem(&self, severity: Severity, message: impl Into<String>) -> Problem {
+        self.file.problem(severity, self.value.span(), message)
+    }
+
+    /// A string.
+    #[must_use]
+    pub fn string(&self) -> Option<&'f str> {
+        match self.value.get_ref() {
+            DeValue::String(text) => Some(text),
+            _ => self.wrong_kind("a string", "write it in quotes"),
+        }
+    }
+
+    /// `true` or `false`.
+    #[must_use]
+    pub fn boolean(&self) -> Option<bool> {
+        match self.value.get_ref() {
+            DeValue::Boolean(value) => Some(*value),
+            _ => self.wrong_kind("true or false", "write it without quotes"),
+        }
+    }
+
+    /// A whole number within limits.
+    #[must_use]
+    pub fn whole(&self, within: RangeInclusive<u64>) -> Option<u64> {
+        let Some(number) = self.number() else { return self.wrong_kind("a whole number", "write it without quotes") };
+        self.within(number, &within, |number| number.to_string())
+    }
+
+    /// A duration within limits: `"30s"`, or bare seconds.
+    #[must_use]
+    pub fn duration(&self, within: RangeInclusive<Duration>) -> Option<Duration> {
+        let duration = match self.value.get_ref() {
+            DeValue::String(text) => units::duration(text),
+            _ => self.number().and_then(|seconds| seconds.try_into().ok()).map(Duration::from_secs),
+        };
+        let Some(duration) = duration else {
+            return self
+                .wrong_kind("a duration", "such as \"500ms\", \"30s\", \"5m\", \"2h\", \"90d\", or bare seconds");
+        };
+        self.within(duration, &within, units::show_duration)
+    }
+
+    /// A number of bytes within limits: `"64KiB"`, or bare bytes.
+    #[must_use]
+    pub fn size(&self, within: RangeInclusive<u64>) -> Option<u64> {
+        let size = match self.value.get_ref() {
+            DeValue::String(text) => units::size(text).map(i128::from),
+            _ => self.number(),
+        };
+        let Some(size) = size else {
+            return self.wrong_kind("a size", "such as \"64KiB\", \"100MiB\", \"2GiB\", or bare bytes");
+        };
+        self.within(size, &within, |size| u64::try_from(size).map_or_else(|_| size.to_string(), units::show_size))
+    }
+
+    /// A string that `parse` understands; it says what is wrong in words that follow the quoted text.
+    #[must_use]
+    pub fn parse<T, E: fmt::Display>(&self, parse: impl FnOnce(&str) -> Result<T, E>, help: &str) -> Option<T> {
+        let text = self.string()?;
+        parse(text).map_err(|why| self.error(format!("`{}` {why}", shown(text)), help)).ok()
+    }
+
+    /// One of a closed list of words.
+    #[must_use]
+    pub fn word<T: Copy>(&self, what: &str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.string()?;
+        let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let all = || words.iter().map(|(word, _)| *word);
+            let help = match nearest(text, all()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("one of: {}", all().collect::<Vec<_>>().join(", ")),
+            };
+            self.error(format!("`{}` is not {what}", shown(text)), help);
+        }
+        found
+    }
+
+    /// The items of a list; a value that is no list is a list of one.
+    #[must_use]
+    pub fn items(&self) -> Vec<Value<'f>> {
+        match self.value.get_ref() {
+            DeValue::Array(items) => items.iter().map(|item| self.item(item)).collect(),
+            _ => vec![self.item(self.value)],
+        }
+    }
+
+    /// The table it is.
+    #[must_use]
+    pub fn as_table(&self, name: String) -> Option<Table<'f>> {
+        match self.value.get_ref() {
+            DeValue::Table(table) => Some(Table::new(self.file, name, self.value.span(), Some(table))),
+            _ => self.wrong_kind("a table", &format!("begin it with [{name}]")),
+        }
+    }
+
+    fn item(&self, value: &'f Spanned<DeValue<'f>>) -> Value<'f> {
+        Value { file: self.file, key: self.key.clone(), key_span: self.key_span.clone(), value }
+    }
+
+    fn number(&self) -> Option<i128> {
+        let number = self.value.get_ref().as_integer()?;
+        i128::from_str_radix(number.as_str(), number.radix()).ok()
+    }
+
+    fn within<T, L>(&self, value: T, limits: &RangeInclusive<L>, show: impl Fn(T) -> String) -> Option<L>
+    where
+        T: Copy + PartialOrd + From<L> + TryInto<L>,
+        L: Copy,
+    {
+        let (least, most) = (T::from(*limits.start()), T::from(*limits.end()));
+        if (least..=most).contains(&value) {
+            return value.try_into().ok();
+        }
+        let message = format!("`{}` is {}", self.key, show(value));
+        self.error(message, format!("it has to be from {} to {}", show(least), show(most)));
+        None
+    }
+
+    fn wrong_kind<T>(&self, kind: &str, help: &str) -> Option<T> {
+        let found = match self.value.get_ref() {
+            DeValue::String(text) if kind == "a duration" || kind == "a size" => format!("`{}`", shown(text)),
+            value => a(value.type_str()).to_owned(),
+        };
+        self.error(format!("`{}` is {kind}, not {found}", shown(&self.key)), help);
+        None
+    }
+}
+
+fn a(kind: &str) -> &str {
+    match kind {
+        "string" => "a string",
+        "integer" => "a whole number",
+        "float" => "a number with a point",
+        "boolean" => "true or false",
+        "datetime" => "a date",
+        "array" => "a list",
+        "table" => "a table",
+        other => other,
+    }
+}
+
+/// The word that was probably meant.
+#[must_use]
+pub fn nearest<'w>(text: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let fold = |word: &str| word.to_lowercase().replace(['-', ' '], "_");
+    let text = fold(text);
+    words
+        .into_iter()
+        .map(|word| (strsim::osa_distance(&text, &fold(word)), word))
+        .filter(|(distance, word)| *distance <= (word.chars().count() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, word)| word)
+}

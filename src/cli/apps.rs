@@ -19,7 +19,7 @@ use crate::{
         status::AppStatus,
         unknown,
     },
-    policy::{Application, Default_, ServeFiles},
+    policy::{Application, ServeFiles},
 };
 
 /// `portcullis app …`
@@ -46,7 +46,7 @@ async fn list(context: &Context, out: &mut Out) -> Result {
                 Cell::new(&app.name, Style::Bold),
                 state_cell(running.as_deref(), app),
                 Cell::from(app.methods.and(context.config.security.methods)),
-                Cell::from(default_word(&app.default)),
+                Cell::from(&app.default),
                 Cell::from(&app.file),
                 Cell::from(or_dash(&app.title)),
             ]
@@ -74,11 +74,14 @@ async fn show(context: &Context, app: &Application, out: &mut Out) -> Result {
         ("policy", app.file.to_string()),
         ("directory", app.directory.display().to_string()),
         ("callable", format!("{}:{}", app.module, app.callable)),
-        ("python", app.python.as_ref().map_or_else(|| "python3 on the path".to_owned(), |path| path.display().to_string())),
+        (
+            "python",
+            app.python.as_ref().map_or_else(|| "python3 on the path".to_owned(), |path| path.display().to_string()),
+        ),
         ("namespace", app.namespace.clone()),
         ("methods", methods),
         ("static files", serve_word(app.serve_files).to_owned()),
-        ("default", default_word(&app.default)),
+        ("default", app.default.to_string()),
         ("roles inside", app.app_roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("workers", format!("{} with {} threads each", app.workers, app.threads)),
         ("log", status.map(|status| status.log.clone()).unwrap_or_default()),
@@ -171,21 +174,12 @@ fn app_json(context: &Context, app: &Application, status: Option<&AppStatus>) ->
         "methods": words(app.methods),
         "permitted_methods": words(app.methods.and(context.config.security.methods)),
         "serve_files": serve_word(app.serve_files),
-        "default": default_word(&app.default),
+        "default": app.default.to_string(),
         "app_roles": app.app_roles.iter().map(|role| role.as_str()).collect::<Vec<_>>(),
         "workers": app.workers,
         "threads": app.threads,
         "running": status,
     })
-}
-
-fn default_word(default: &Default_) -> String {
-    match default {
-        Default_::Deny => "deny".to_owned(),
-        Default_::SignedIn => "signed-in".to_owned(),
-        Default_::Anyone => "anyone".to_owned(),
-        Default_::Role(role) => format!("role:{role}"),
-    }
 }
 
 const fn serve_word(serve: ServeFiles) -> &'static str {

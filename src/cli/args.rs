@@ -109,24 +109,39 @@ pub enum Command {
     #[command(after_help = "Examples:\n  portcullis reload\n  portcullis check && portcullis reload")]
     Reload,
     /// Applications: list, show, test, reload
-    #[command(subcommand, after_help = "Examples:\n  portcullis app list\n  portcullis app show /notes\n  \
-                                        portcullis app test /notes")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis app list\n  portcullis app show /notes\n  \
+                                        portcullis app test /notes"
+    )]
     App(AppCommand),
     /// People who sign in
-    #[command(subcommand, after_help = "Examples:\n  portcullis user add ann --role sales\n  \
-                                        portcullis user set-password ann\n  portcullis user disable bob")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis user add ann --role sales\n  \
+                                        portcullis user set-password ann\n  portcullis user disable bob"
+    )]
     User(UserCommand),
     /// Names for what people and programs may do
-    #[command(subcommand, after_help = "Examples:\n  portcullis role add sales --description \"Sells things\"\n  \
-                                        portcullis role add manager --includes sales")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis role add sales --description \"Sells things\"\n  \
+                                        portcullis role add manager --includes sales"
+    )]
     Role(RoleCommand),
     /// Programs that own tokens
-    #[command(subcommand, after_help = "Examples:\n  portcullis service add backup\n  \
-                                        portcullis service grant backup reader")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis service add backup\n  \
+                                        portcullis service grant backup reader"
+    )]
     Service(ServiceCommand),
     /// What programs show instead of a password
-    #[command(subcommand, after_help = "Examples:\n  portcullis token create --service backup --app /notes\n  \
-                                        portcullis token list --user ann\n  portcullis token revoke tok_4f…")]
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis token create --service backup --app /notes\n  \
+                                        portcullis token list --user ann\n  portcullis token revoke tok_4f…"
+    )]
     Token(TokenCommand),
     /// Say who gets what at a path, and why
     ///
@@ -137,9 +152,12 @@ pub enum Command {
                             portcullis explain POST https://example.org/notes/ --roles sales,staff --method token")]
     Explain(ExplainArgs),
     /// What happened: list, export
-    #[command(subcommand, after_help = "Examples:\n  portcullis audit list --since 2h\n  \
+    #[command(
+        subcommand,
+        after_help = "Examples:\n  portcullis audit list --since 2h\n  \
                                         portcullis audit list --event sign-in --limit 20\n  \
-                                        portcullis audit export > audit.jsonl")]
+                                        portcullis audit export > audit.jsonl"
+    )]
     Audit(AuditCommand),
     /// Print completions for a shell
     #[command(after_help = "Examples:\n  portcullis completions bash > /etc/bash_completion.d/portcullis\n  \

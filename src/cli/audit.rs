@@ -43,7 +43,7 @@ fn filter(which: AuditWhich, now: Timestamp) -> AuditFilter {
 }
 
 fn table(records: &[StoredAudit], out: &mut Out) -> std::io::Result<()> {
-    let rows: Vec<_> = records.iter().map(|stored| row(stored)).collect();
+    let rows: Vec<_> = records.iter().map(row).collect();
     out.table(["TIME", "EVENT", "ACTOR", "TARGET", "OUTCOME", "FROM", "WHAT"], &rows)
 }
 

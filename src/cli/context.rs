@@ -83,7 +83,11 @@ impl Context {
     /// One line about what was done, for people; for programs, what it is now.
     pub async fn done(&self, out: &mut Out, text: String, value: serde_json::Value) -> Result {
         self.changed().await?;
-        if out.json { out.value(&value)? } else { out.line(text)? }
+        if out.json {
+            out.value(&value)?
+        } else {
+            out.line(text)?
+        }
         Ok(())
     }
 }

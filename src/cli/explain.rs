@@ -25,7 +25,6 @@ use crate::{
 /// Whom the question is about, and what would keep their credentials from being accepted.
 struct Who {
     principal: Principal,
-    words: String,
     rejected: Option<&'static str>,
 }
 
@@ -43,28 +42,19 @@ pub(super) async fn explain(context: &mut Context, args: ExplainArgs, out: &mut 
         let mounts: Vec<_> = routes.all().iter().map(|app| &*app.name).collect();
         return refused(&args, Reason::NoApplication, &format!("mounted are: {}", mounts.join(", ")), out);
     };
-    if !app.enabled {
-        return refused(&args, Reason::ApplicationDisabled, &format!("`enabled = false` in {}", app.file), out);
-    }
     let system = context.config.security.methods;
     let usual = system.and(app.methods).credentials().iter().next().unwrap_or(Method::Password);
     let who = who(context, &args, usual).await?;
     let question = Question { system, principal: &who.principal, method: &method, from: args.from };
     let explanation = policy::explain(&app, &target, &question);
     if out.json {
-        let value = json!({
-            "method": method.as_str(),
-            "path": target.path().as_str(),
-            "principal": who.words,
-            "authentication": who.principal.method().word(),
-            "rejected": who.rejected,
-            "explanation": explanation,
-        });
+        let mut value = serde_json::to_value(&explanation).map_err(std::io::Error::from)?;
+        value["rejected"] = json!(who.rejected);
         return Ok(out.value(&value)?);
     }
-    out.line(format_args!("{} as {}, from {}", out.paint(Style::Bold, format_args!("{method} {}", target.path().as_str())), out.paint(Style::Bold, &who.words), args.from))?;
     if let Some(why) = who.rejected {
-        out.line(format_args!("401 {}: {why}; what follows would hold otherwise", Reason::CredentialsRejected))?;
+        let status = out.paint(Style::Bad, format_args!("401 {}", Reason::CredentialsRejected));
+        out.line(format_args!("{status}: {why}; otherwise:"))?;
     }
     Ok(out.block("", &explanation.to_string())?)
 }
@@ -72,7 +62,7 @@ pub(super) async fn explain(context: &mut Context, args: ExplainArgs, out: &mut 
 /// Refused before any rule is asked.
 fn refused(args: &ExplainArgs, reason: Reason, why: &str, out: &mut Out) -> Result {
     let status = match reason {
-        Reason::NoApplication | Reason::ApplicationDisabled => 404,
+        Reason::NoApplication => 404,
         _ => 400,
     };
     if out.json {
@@ -117,8 +107,6 @@ async fn who(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result
     };
     let is_service = matches!(owner, Owner::Service(_));
     let method = args.method.unwrap_or(if is_service || token.is_some() { Method::Token } else { usual });
-    let mut words = format!("{} `{}`", if is_service { "service" } else { "user" }, owner.name());
-    words.push_str(&with_roles(&roles));
     if method == Method::Unauthenticated {
         return Ok(anonymous());
     }
@@ -131,33 +119,26 @@ async fn who(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result
         Owner::User(_) => Principal::User(Arc::new(verified)),
         Owner::Service(_) => Principal::Service(Arc::new(verified)),
     };
-    Ok(Who { principal, words: format!("{words} by {method}"), rejected })
+    Ok(Who { principal, rejected })
 }
 
 /// Nobody that the store knows: somebody with these roles, or somebody who has not signed in.
 async fn somebody(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result<Who> {
-    let method = args.method.unwrap_or(usual);
-    let Some(roles) = &args.roles else {
-        // `--method password` without a name: somebody who signed in and holds nothing.
-        return Ok(if args.method.is_none_or(|method| method == Method::Unauthenticated) {
-            anonymous()
-        } else {
-            signed_in(Vec::new(), method)
-        });
-    };
-    let roles = closure(context, roles).await?;
-    Ok(signed_in(roles, method))
+    match (&args.roles, args.method) {
+        (None, None) | (_, Some(Method::Unauthenticated)) => Ok(anonymous()),
+        (None, Some(method)) => signed_in(Vec::new(), method),
+        (Some(roles), method) => signed_in(closure(context, roles).await?, method.unwrap_or(usual)),
+    }
 }
 
-fn signed_in(roles: Vec<Name>, method: Method) -> Who {
-    let words = format!("somebody signed in by {method}{}", with_roles(&roles));
-    // No user can have that name: `_` is no beginning of one. `user:` rules therefore never mean this principal.
-    let name = Name::parse("0").unwrap_or_else(|_| unreachable!("a digit is a name"));
-    Who { principal: Principal::User(Arc::new(verified(name, roles, method))), words, rejected: None }
+/// Somebody without a name of their own.
+fn signed_in(roles: Vec<Name>, method: Method) -> Result<Who> {
+    let name = Name::parse("somebody").map_err(|error| Failure::Usage(error.to_string()))?;
+    Ok(Who { principal: Principal::User(Arc::new(verified(name, roles, method))), rejected: None })
 }
 
-fn anonymous() -> Who {
-    Who { principal: Principal::Anonymous, words: "somebody who has not signed in".to_owned(), rejected: None }
+const fn anonymous() -> Who {
+    Who { principal: Principal::Anonymous, rejected: None }
 }
 
 fn verified(name: Name, roles: Vec<Name>, method: Method) -> Verified {
@@ -223,11 +204,4 @@ async fn closure(context: &mut Context, roles: &[Name]) -> Result<Vec<Name>> {
     }
     closed.sort();
     Ok(closed)
-}
-
-fn with_roles(roles: &[Name]) -> String {
-    match roles {
-        [] => " without roles".to_owned(),
-        roles => format!(" with {}", roles.iter().map(Name::as_str).collect::<Vec<_>>().join(", ")),
-    }
 }

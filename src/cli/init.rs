@@ -50,18 +50,27 @@ pub(super) async fn init(args: InitArgs, out: &mut Out) -> Result {
     Ok(next_steps(&made, level, listen, out)?)
 }
 
-fn next_steps(made: &Installed, level: SecurityLevel, listen: std::net::SocketAddr, out: &mut Out) -> std::io::Result<()> {
+fn next_steps(
+    made: &Installed,
+    level: SecurityLevel,
+    listen: std::net::SocketAddr,
+    out: &mut Out,
+) -> std::io::Result<()> {
     let elsewhere = made.config.parent().is_some_and(|dir| dir != Path::new(".") && dir != Path::new(""));
-    let portcullis = if elsewhere {
-        format!("portcullis --config {}", made.config.display())
-    } else {
-        "portcullis".to_owned()
-    };
+    let portcullis =
+        if elsewhere { format!("portcullis --config {}", made.config.display()) } else { "portcullis".to_owned() };
     out.line("\nNext:")?;
-    out.line(format_args!("  describe an application in {}/NAME.toml (see the README there)", made.policies.display()))?;
+    out.line(format_args!(
+        "  describe an application in {}/NAME.toml (see the README there)",
+        made.policies.display()
+    ))?;
     out.line(format_args!("  {portcullis} check"))?;
     out.line(format_args!("  {portcullis} serve"))?;
-    let host = if listen.ip().is_loopback() || listen.ip().is_unspecified() { "localhost".to_owned() } else { listen.ip().to_string() };
+    let host = if listen.ip().is_loopback() || listen.ip().is_unspecified() {
+        "localhost".to_owned()
+    } else {
+        listen.ip().to_string()
+    };
     out.line(format_args!("  curl --cacert {} https://{host}:{}/", made.authority.display(), listen.port()))?;
     if !listen.ip().is_loopback() {
         out.warn("the development certificate is good for localhost alone: set [tls] certificates for other names");

@@ -129,7 +129,9 @@ fn tell(failure: Failure, out: &mut Out) -> u8 {
         Failure::Usage(text) => (2, text),
         Failure::Files(problems) => (3, files(&problems, out)),
         Failure::Configuration(text) => (3, text),
-        Failure::NoGateway => (4, "no gateway is running with this configuration: `portcullis serve` starts one".to_owned()),
+        Failure::NoGateway => {
+            (4, "no gateway is running with this configuration: `portcullis serve` starts one".to_owned())
+        }
         Failure::Store(error) => (5, error.to_string()),
         Failure::Pipe => return 0,
         Failure::Told(code) => return code,

@@ -173,7 +173,11 @@ pub(super) fn printable(text: &str) -> String {
         return text.to_owned();
     }
     text.chars().fold(String::new(), |mut shown, c| {
-        if hostile(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+        if hostile(c) {
+            shown.extend(c.escape_default())
+        } else {
+            shown.push(c)
+        }
         shown
     })
 }

@@ -32,9 +32,8 @@ pub(super) fn choose(file: Option<&Path>) -> Result<Chosen> {
 
 /// The first line of a file, or of standard input for `-`.
 pub(super) fn read(file: &Path) -> Result<Secret<String>> {
-    let failed = |error: io::Error| {
-        Failure::Failed(format!("cannot read the password from {}: {error}", file.display()))
-    };
+    let failed =
+        |error: io::Error| Failure::Failed(format!("cannot read the password from {}: {error}", file.display()));
     let source: Box<dyn Read> = match file.to_str() {
         Some("-") => Box::new(io::stdin()),
         _ => Box::new(File::open(file).map_err(failed)?),

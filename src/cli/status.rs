@@ -86,7 +86,10 @@ fn show(status: &Status, out: &mut Out) -> std::io::Result<()> {
     out.line("")?;
     out.facts(&[
         ("listening", status.listen.iter().map(|address| format!("https://{address}")).collect::<Vec<_>>().join(", ")),
-        ("redirecting", status.redirect.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", ")),
+        (
+            "redirecting",
+            status.redirect.iter().map(|address| format!("http://{address}")).collect::<Vec<_>>().join(", "),
+        ),
         ("security level", status.level.clone()),
         ("methods", status.methods.join(", ")),
         ("configuration", format!("{}, read {}", status.config, status.loaded)),
@@ -157,7 +160,11 @@ pub(super) fn applications(applications: &[AppStatus], out: &mut Out) -> std::io
     for app in applications {
         let Some(error) = &app.last_error else { continue };
         out.line("")?;
-        out.line(format_args!("{}: the last error (log: {})", out.paint(Style::Bold, &app.name), out.paint(Style::Plain, &app.log)))?;
+        out.line(format_args!(
+            "{}: the last error (log: {})",
+            out.paint(Style::Bold, &app.name),
+            out.paint(Style::Plain, &app.log)
+        ))?;
         out.block("  ", error)?;
     }
     Ok(())

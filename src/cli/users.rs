@@ -150,7 +150,8 @@ pub(super) async fn role(context: &mut Context, command: RoleCommand, out: &mut 
 async fn add_role(context: &mut Context, args: RoleAdd, out: &mut Out) -> Result {
     let store = context.store().await?;
     roles::add(&store, &actor(), &args.name, &args.description, &args.includes).await?;
-    let includes = if args.includes.is_empty() { String::new() } else { format!(", includes {}", words(&args.includes)) };
+    let includes =
+        if args.includes.is_empty() { String::new() } else { format!(", includes {}", words(&args.includes)) };
     let text = format!("role `{}` added{includes}", args.name);
     context.done(out, text, json!({ "role": args.name.as_str(), "includes": list_of(&args.includes) })).await
 }

@@ -112,7 +112,13 @@ async fn the_audit_is_filtered_and_cannot_be_changed() {
         .collect();
     store.append_audit(&records).await.unwrap();
     let events = async |filter: AuditFilter| -> Vec<String> {
-        store.audit_after(&filter, 0, 99).await.unwrap().into_iter().map(|audit| audit.record.event.into_owned()).collect()
+        store
+            .audit_after(&filter, 0, 99)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|audit| audit.record.event.into_owned())
+            .collect()
     };
     assert_eq!(events(AuditFilter::default()).await, ["user.add", "user.remove", "sign-in"]);
     let family = AuditFilter { event: Some("user.".to_owned()), ..AuditFilter::default() };

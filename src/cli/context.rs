@@ -65,11 +65,11 @@ impl Context {
 
     /// Asks the running gateway, which has to be there.
     pub async fn ask_running(&self, command: &Command, patience: Duration) -> Result<Reply> {
-        socket::ask(&self.config.data, command, patience).await?.ok_or(Failure::NoGateway)
+        ask_running(&self.config.data, command, patience).await
     }
 
     /// Tells a running gateway that identity data changed and waits until it works with it everywhere.
-    pub async fn changed(&self) -> Result {
+    async fn changed(&self) -> Result {
         let failed = |why: &str| Err(Failure::Failed(format!("the change is stored, but {why}")));
         match self.ask(&Command::Changed).await {
             Ok(None | Some(Reply::Done)) => Ok(()),
@@ -80,15 +80,40 @@ impl Context {
         }
     }
 
-    /// One line about what was done, for people; for programs, what it is now.
+    /// One line about what was done, for people; for programs, what it is now; then the running gateway is told.
     pub async fn done(&self, out: &mut Out, text: String, value: serde_json::Value) -> Result {
+        let printed = if out.json { out.value(&value) } else { out.line(text) };
+        self.announce(out, printed).await
+    }
+
+    /// Tells the running gateway after the answer was printed: a secret that is shown once must not be lost because
+    /// the gateway is slow, and the gateway must be told even if nobody reads the answer.
+    pub async fn announce(&self, out: &mut Out, printed: std::io::Result<()>) -> Result {
+        let printed = printed.and_then(|()| out.flush());
         self.changed().await?;
-        if out.json {
-            out.value(&value)?
-        } else {
-            out.line(text)?
+        Ok(printed?)
+    }
+}
+
+/// Asks the gateway that runs with a data directory, which has to be there.
+pub(super) async fn ask_running(data: &Path, command: &Command, patience: Duration) -> Result<Reply> {
+    socket::ask(data, command, patience).await?.ok_or(Failure::NoGateway)
+}
+
+/// Where a gateway would be found: as configured, or where `init` puts it while the configuration has mistakes, which is
+/// when its status is most worth asking for.
+pub(super) fn data_directory(config: &Path, out: &mut Out) -> Result<PathBuf> {
+    let file = config_file(config)?;
+    match config::load(&file) {
+        Ok((config, _warnings)) => Ok(config.data),
+        Err(problems) => {
+            let data = file.parent().unwrap_or(Path::new("")).join("data");
+            if !socket::path(&data).exists() {
+                return Err(problems.into());
+            }
+            out.warn(format_args!("{} has mistakes now: see `portcullis check`", file.display()));
+            Ok(data)
         }
-        Ok(())
     }
 }
 

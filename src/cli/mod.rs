@@ -73,7 +73,7 @@ pub fn main() -> ExitCode {
 fn run(cli: Cli, out: &mut Out) -> Result<ExitCode> {
     if let Command::Serve(args) = &cli.command {
         let file = context::config_file(&cli.config)?;
-        return crate::serve::run(&file, args.listen).map_err(|error| Failure::Failed(format!("{error:#}")));
+        return crate::serve::run(&file, args.listen).map_err(Failure::from);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // A task set, because importing an application runs the same code as a data thread.
@@ -87,7 +87,7 @@ async fn answer(cli: Cli, out: &mut Out) -> Result {
         // Answered before there is a runtime: the gateway makes its own.
         Command::Serve(_) => Ok(()),
         Command::Check(args) => check::check(&cli.config, &args, out).await,
-        Command::Status => status::status(&context()?, out).await,
+        Command::Status => status::status(&cli.config, out).await,
         Command::Reload => status::reload(&context()?, out).await,
         Command::App(command) => apps::app(&context()?, command, out).await,
         Command::User(command) => users::user(&mut context()?, command, out).await,
@@ -180,6 +180,15 @@ impl From<AskError> for Failure {
 impl From<Vec<Problem>> for Failure {
     fn from(problems: Vec<Problem>) -> Self {
         Self::Files(problems)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        match error.downcast() {
+            Ok(error) => Self::Store(error),
+            Err(error) => Self::Failed(format!("{error:#}")),
+        }
     }
 }
 

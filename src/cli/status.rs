@@ -1,10 +1,10 @@
 //! `status` and `reload`.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use super::{
     Failure, Result,
-    context::Context,
+    context::{self, Context},
     out::{Cell, Out, Style},
     users::or_dash,
 };
@@ -19,8 +19,9 @@ const STATUS: Duration = Duration::from_secs(5);
 const SOON_DAYS: i64 = 30;
 
 /// `portcullis status`
-pub(super) async fn status(context: &Context, out: &mut Out) -> Result {
-    match context.ask_running(&Command::Status, STATUS).await? {
+pub(super) async fn status(config: &Path, out: &mut Out) -> Result {
+    let data = context::data_directory(config, out)?;
+    match context::ask_running(&data, &Command::Status, STATUS).await? {
         Reply::Status(status) if out.json => Ok(out.value(&status)?),
         Reply::Status(status) => Ok(show(&status, out)?),
         other => Err(unexpected(&other)),

@@ -66,22 +66,22 @@ async fn create(context: &mut Context, args: TokenCreate, out: &mut Out) -> Resu
         issuer: context.config.tokens.issuer.clone(),
     };
     let made = tokens::create(&store, &actor(), token).await?;
-    context.changed().await?;
     if made.new_service {
         out.remark(format_args!("service `{}` added, without roles", owner.name()));
     }
     let until = expires.map_or_else(|| "until it is revoked".to_owned(), |at| format!("until {}", at.rfc3339()));
     out.remark(format_args!("token `{}` of `{}`, good {until}; it is shown only now:", made.id, owner.name()));
-    if out.json {
-        let value = json!({
+    let printed = if out.json {
+        out.value(&json!({
             "id": &*made.id,
             "token": made.text.reveal(),
             "owner": owner.name().as_str(),
             "expires": expires.map(Timestamp::rfc3339),
-        });
-        return Ok(out.value(&value)?);
-    }
-    Ok(out.line(made.text.reveal())?)
+        }))
+    } else {
+        out.line(made.text.reveal())
+    };
+    context.announce(out, printed).await
 }
 
 /// The applications by their names; one that no policy describes is a slip of the pen.

@@ -1,6 +1,7 @@
 //! Portcullis: a gate in front of Python web applications that also runs them.
 pub mod audit;
 pub mod authn;
+pub mod certificates;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -38,7 +38,11 @@ const FLOORS: [(&str, u8); 23] = [
 const NEVER: [(&str, &[&str], &str); 6] = [
     ("gateway", &["store", "control", "cli"], "the gateway keeps answering when administration is slow or broken"),
     ("control", &["gateway", "app"], "a defect in administration must not reach a live connection"),
-    ("policy", &["config", "store", "authn", "audit", "clock", "telemetry"], "a verdict is reproducible from its inputs"),
+    (
+        "policy",
+        &["config", "store", "authn", "audit", "clock", "telemetry"],
+        "a verdict is reproducible from its inputs",
+    ),
     ("app", &["authn", "store", "audit"], "an application is served because of a Permit, and for no other reason"),
     ("store", &["config", "policy"], "the store keeps what it is given and judges nothing"),
     ("config", &["store"], "files and store are two sources; they meet above"),
@@ -151,7 +155,9 @@ fn rooms_use_only_what_is_below_them() {
         for used in rooms_used(&code(text)) {
             let Some(other) = floor(&used).filter(|_| used != here) else { continue };
             if other > own {
-                broken.push(format!("src/{file} (floor {own}) uses {used} (floor {other}): a room uses what is below it"));
+                broken.push(format!(
+                    "src/{file} (floor {own}) uses {used} (floor {other}): a room uses what is below it"
+                ));
             }
             for (_, never, because) in NEVER.iter().filter(|(room, ..)| *room == here) {
                 if never.contains(&used.as_str()) {
@@ -205,7 +211,8 @@ fn unsafe_code_stays_in_the_worker_and_says_why() {
 #[test]
 fn nothing_unfinished_lands_and_every_file_says_what_it_is() {
     // Written in two halves, so that this file does not find itself.
-    let unfinished = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"], ["todo", "!("], ["unimplemented", "!("]].map(|halves| halves.concat());
+    let unfinished = [["TO", "DO"], ["FIX", "ME"], ["XX", "X"], ["todo", "!("], ["unimplemented", "!("]]
+        .map(|halves| halves.concat());
     let mut broken = Vec::new();
     for (file, text) in sources() {
         if !text.starts_with("//!") {
@@ -224,8 +231,14 @@ fn nothing_unfinished_lands_and_every_file_says_what_it_is() {
 fn the_wire_depends_on_bytes_alone_and_only_the_worker_on_python() {
     let manifest = |path: &str| {
         let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).expect("a manifest");
-        let dependencies = text.split("\n[dependencies]").nth(1).expect("dependencies").split("\n[").next().unwrap_or("");
-        dependencies.lines().filter_map(|line| line.split(['.', ' ', '=']).next()).filter(|name| !name.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        let dependencies =
+            text.split("\n[dependencies]").nth(1).expect("dependencies").split("\n[").next().unwrap_or("");
+        dependencies
+            .lines()
+            .filter_map(|line| line.split(['.', ' ', '=']).next())
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     assert_eq!(manifest("src/wire/Cargo.toml"), ["bytes"]);
     assert!(manifest("src/worker/Cargo.toml").contains(&"pyo3".to_owned()));

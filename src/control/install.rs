@@ -106,6 +106,9 @@ const DATA: &str = "data";
 const LOGS: &str = "logs";
 /// Where `config::template` expects the store.
 const STORE: &str = "data/portcullis.sqlite3";
+/// What SQLite keeps beside it.
+const STORE_LOG: &str = "data/portcullis.sqlite3-wal";
+const STORE_INDEX: &str = "data/portcullis.sqlite3-shm";
 const AUTHORITY: &str = "certs/ca.pem";
 const AUTHORITY_KEY: &str = "certs/ca.key";
 const CERTIFICATE: &str = "certs/localhost.pem";
@@ -181,7 +184,9 @@ async fn fill_store(
     let (kid, private_pem) =
         jwt::generate_key().map_err(|error| InitError::Make { what: "the signing key", why: error.to_string() })?;
     let path = args.directory.join(STORE);
-    made.expect(&path, &["", "-wal", "-shm"]);
+    for file in [STORE, STORE_LOG, STORE_INDEX] {
+        made.paths.push(args.directory.join(file));
+    }
     let store = Store::create(&path, clock).await?;
     let administrator = Name::parse(ADMINISTRATOR).map_err(ActError::Name)?;
     let mut change = store.change().await?;
@@ -208,7 +213,9 @@ fn nothing_there(root: &Path) -> Result<(), InitError> {
     if fs::symlink_metadata(&config).is_ok() {
         return Err(InitError::Exists(config, ": this directory is installed (use --dir for another one)"));
     }
-    for file in [STORE, AUTHORITY, AUTHORITY_KEY, CERTIFICATE, CERTIFICATE_KEY] {
+    // A write-ahead log without its store would be played into the new one, or taken away with it.
+    let logs = [STORE_LOG, STORE_INDEX];
+    for file in [STORE, AUTHORITY, AUTHORITY_KEY, CERTIFICATE, CERTIFICATE_KEY].into_iter().chain(logs) {
         if fs::symlink_metadata(root.join(file)).is_ok() {
             return Err(InitError::Exists(root.join(file), ": move it away, or use --dir for another directory"));
         }
@@ -242,16 +249,6 @@ impl Made {
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed)?;
         self.paths.push(path.to_path_buf());
         file.write_all(content).and_then(|()| file.sync_all()).map_err(failed)
-    }
-
-    /// Notes files that somebody else is about to make.
-    fn expect(&mut self, path: &Path, endings: &[&str]) {
-        let name = path.as_os_str();
-        self.paths.extend(endings.iter().map(|ending| {
-            let mut name = name.to_os_string();
-            name.push(ending);
-            PathBuf::from(name)
-        }));
     }
 
     /// Takes everything away; answers what could not be.

@@ -5,6 +5,7 @@
 //! and hold no rules of their own. Nothing here knows HTTP, and nothing here talks to the gateway's sockets except
 //! through [`socket`], where a running gateway is told that something changed.
 
+pub mod audit;
 pub mod install;
 pub mod passwords;
 pub mod roles;
@@ -14,6 +15,9 @@ pub mod status;
 pub mod tokens;
 pub mod users;
 
+pub use crate::store::{
+    AuditFilter, AuditOutcome, Owner, RoleRecord, ServiceRecord, StoredAudit, TokenKind, TokenRecord, UserRecord,
+};
 use crate::{
     clock::Timestamp,
     model::{BadName, Name},

@@ -13,7 +13,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::AsRawFd as _, unix::fs::OpenOptionsExt as _, unix::fs::PermissionsExt as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    },
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -144,6 +147,8 @@ impl Listener {
     pub fn bind(data: &Path) -> Result<Self, BindError> {
         let lock_path = data.join(LOCK);
         let failed = |path: &Path, source: io::Error| BindError::Io { path: path.to_path_buf(), source };
+        let private = fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
+        private.map_err(|error| failed(data, error))?;
         let lock = File::options().write(true).create(true).truncate(false).mode(0o600).open(&lock_path);
         let lock = lock.map_err(|error| failed(&lock_path, error))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {

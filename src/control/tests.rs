@@ -65,7 +65,7 @@ async fn store() -> (tempfile::TempDir, Store) {
 }
 
 async fn events(store: &Store) -> Vec<String> {
-    let stored = store.audit(&AuditFilter::default()).await.unwrap();
+    let stored = store.audit_after(&AuditFilter::default(), 0, 99).await.unwrap();
     stored.into_iter().map(|audit| format!("{} {}", audit.record.event, audit.record.target.unwrap())).collect()
 }
 
@@ -75,7 +75,7 @@ async fn an_added_user_has_a_hash_and_an_audit_record_without_it() {
     users::add(&store, &actor(), user("Ann", &[]), &rules()).await.unwrap();
     let ann = users::get(&store, &name("ann")).await.unwrap();
     assert!(verify(b"correct horse battery", ann.password.unwrap().reveal()));
-    let audit = store.audit(&AuditFilter::default()).await.unwrap().pop().unwrap().record;
+    let audit = store.audit_after(&AuditFilter::default(), 0, 99).await.unwrap().pop().unwrap().record;
     assert_eq!(
         (&*audit.event, audit.actor.as_str(), audit.target.as_deref()),
         (event::USER_ADD, "console:tester", Some("ann"))
@@ -221,11 +221,16 @@ async fn an_installation_that_fails_leaves_nothing() {
     let weak = init(&actor(), init_args(&root, Some("short")), clock()).await;
     assert!(matches!(weak, Err(InitError::Act(ActError::Refused(_)))));
     assert!(!root.exists());
-    // Something in the way, late: what was there before stays, what was made is gone.
-    std::fs::create_dir_all(root.join("data/portcullis.sqlite3-wal")).unwrap();
-    assert!(init(&actor(), init_args(&root, None), clock()).await.is_err());
-    assert!(!root.join("portcullis.toml").exists() && !root.join("certs").exists());
-    assert!(!root.join("data/portcullis.sqlite3").exists());
+    // Something in the way: what was there before stays, what was made is gone.
+    std::fs::create_dir_all(&root).unwrap();
+    std::fs::write(root.join("logs"), "not a directory").unwrap();
+    assert!(matches!(init(&actor(), init_args(&root, None), clock()).await, Err(InitError::Io { .. })));
+    let left: Vec<_> = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["logs"]);
+    std::fs::remove_file(root.join("logs")).unwrap();
+    std::fs::create_dir_all(root.join("data")).unwrap();
+    std::fs::write(root.join("data/portcullis.sqlite3-wal"), "of an older store").unwrap();
+    assert!(matches!(init(&actor(), init_args(&root, None), clock()).await, Err(InitError::Exists(..))));
 }
 
 #[test]

@@ -25,29 +25,48 @@ impl Store {
         self.told(transaction.commit().await)
     }
 
-    /// Reads records in their order; with a limit, the newest so many.
+    /// The newest so many records, in their order.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn audit(&self, filter: &AuditFilter) -> Result<Vec<StoredAudit>> {
-        // `user.` means `user.add`, `user.remove`…; GLOB, because LIKE folds case and `_` is one of its wildcards.
-        let pattern = filter.event.as_ref().map(|event| match event.strip_suffix('.') {
-            Some(family) => format!("{}.*", literal(family)),
-            None => literal(event),
-        });
+    pub async fn newest_audit(&self, filter: &AuditFilter, limit: u32) -> Result<Vec<StoredAudit>> {
         let rows = sqlx::query(
             "SELECT * FROM (SELECT * FROM audit WHERE ($1 IS NULL OR event GLOB $1) AND ($2 IS NULL OR at >= $2) \
-             AND ($3 IS NULL OR sequence > $3) ORDER BY sequence DESC LIMIT $4) ORDER BY sequence",
+             ORDER BY sequence DESC LIMIT $3) ORDER BY sequence",
         )
-        .bind(pattern)
+        .bind(pattern(filter))
         .bind(filter.since.map(|at| at.0))
-        .bind(filter.after)
-        // A negative limit is none.
-        .bind(filter.limit.map_or(-1, i64::from))
+        .bind(limit)
         .fetch_all(self.pool())
         .await;
         self.told(rows.and_then(|rows| rows.iter().map(stored).collect()))
     }
+
+    /// The next so many records after a place, in their order.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn audit_after(&self, filter: &AuditFilter, after: i64, limit: u32) -> Result<Vec<StoredAudit>> {
+        let rows = sqlx::query(
+            "SELECT * FROM audit WHERE ($1 IS NULL OR event GLOB $1) AND ($2 IS NULL OR at >= $2) AND sequence > $3 \
+             ORDER BY sequence LIMIT $4",
+        )
+        .bind(pattern(filter))
+        .bind(filter.since.map(|at| at.0))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(self.pool())
+        .await;
+        self.told(rows.and_then(|rows| rows.iter().map(stored).collect()))
+    }
+}
+
+/// `user.` means `user.add`, `user.remove`…; GLOB, because LIKE folds case and `_` is one of its wildcards.
+fn pattern(filter: &AuditFilter) -> Option<String> {
+    filter.event.as_ref().map(|event| match event.strip_suffix('.') {
+        Some(family) => format!("{}.*", literal(family)),
+        None => literal(event),
+    })
 }
 
 pub(super) async fn insert(transaction: &mut read::Transaction, record: &AuditRecord) -> sqlx::Result<()> {

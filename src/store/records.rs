@@ -295,8 +295,4 @@ pub struct AuditFilter {
     pub event: Option<String>,
     /// Only from then on.
     pub since: Option<Timestamp>,
-    /// Only after this place.
-    pub after: Option<i64>,
-    /// The newest so many; `None` for all.
-    pub limit: Option<u32>,
 }

@@ -65,7 +65,7 @@ async fn a_commit_bumps_the_version_once_and_a_dropped_change_never_happened() {
     change.grant(&name("ann"), &name("nothing")).await.unwrap();
     change.commit(&record()).await.unwrap();
     assert_eq!(store.version().await.unwrap(), before + 1);
-    assert_eq!(store.audit(&AuditFilter::default()).await.unwrap().len(), 1);
+    assert_eq!(store.audit_after(&AuditFilter::default(), 0, 99).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -112,15 +112,22 @@ async fn the_audit_is_filtered_and_cannot_be_changed() {
         .collect();
     store.append_audit(&records).await.unwrap();
     let events = async |filter: AuditFilter| -> Vec<String> {
-        store.audit(&filter).await.unwrap().into_iter().map(|audit| audit.record.event.into_owned()).collect()
+        store
+            .audit_after(&filter, 0, 99)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|audit| audit.record.event.into_owned())
+            .collect()
     };
     assert_eq!(events(AuditFilter::default()).await, ["user.add", "user.remove", "sign-in"]);
     let family = AuditFilter { event: Some("user.".to_owned()), ..AuditFilter::default() };
     assert_eq!(events(family).await, ["user.add", "user.remove"]);
     let since = AuditFilter { since: Some(Timestamp(3)), ..AuditFilter::default() };
     assert_eq!(events(since).await, ["sign-in"]);
-    let newest = AuditFilter { limit: Some(2), ..AuditFilter::default() };
-    assert_eq!(events(newest).await, ["user.remove", "sign-in"]);
+    let newest = store.newest_audit(&AuditFilter::default(), 2).await.unwrap();
+    assert_eq!(newest.iter().map(|audit| audit.sequence).collect::<Vec<_>>(), [2, 3]);
+    assert_eq!(store.audit_after(&AuditFilter::default(), 2, 99).await.unwrap().len(), 1);
     for sql in ["DELETE FROM audit", "UPDATE audit SET actor = 'bob'"] {
         assert!(sqlx::query(sql).execute(store.pool()).await.is_err(), "{sql}");
     }

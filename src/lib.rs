@@ -8,4 +8,5 @@ pub mod policy;
 pub mod secret;
 pub mod store;
 pub mod target;
+pub mod telemetry;
 pub mod written;

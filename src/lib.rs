@@ -1,4 +1,5 @@
 //! Portcullis: a gate in front of Python web applications that also runs them.
+pub mod applications;
 pub mod clock;
 pub mod config;
 pub mod model;

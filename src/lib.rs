@@ -14,7 +14,7 @@
 //! | [`control`] | what can an administrator do? |
 //! | [`authn`] | who is it? |
 //! | [`app`] | what is behind the gate: workers, files |
-//! | [`snapshot`], [`certificates`], [`audit`] | the view a request holds; what TLS shows; what is recorded |
+//! | [`snapshot`], [`applications`], [`certificates`], [`audit`] | the view a request holds and what it is made of; what is recorded |
 //! | [`policy`] | may they? Pure functions |
 //! | [`store`], [`config`] | what is kept; what is written in files |
 //! | [`target`], [`model`], [`written`], [`telemetry`], [`clock`], [`secret`], [`shutdown`] | the ground |
@@ -23,6 +23,7 @@
 //! `portcullis-worker`, the Python extension that speaks them.
 
 pub mod app;
+pub mod applications;
 pub mod audit;
 pub mod authn;
 pub mod certificates;

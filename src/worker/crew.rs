@@ -390,12 +390,12 @@ impl Crew {
     /// With slow requests: one more thread for each further request, and one to read the lanes.
     fn spread(&self, state: &mut State) {
         if state.service > SPREAD {
-            self.summon(state, state.queue.len());
+            self.summon_for_queue(state);
         }
     }
 
-    fn summon(&self, state: &mut State, count: usize) {
-        for _ in 0..count.min(state.parked.len()) {
+    fn summon_for_queue(&self, state: &mut State) {
+        for _ in 0..state.queue.len().min(state.parked.len()) {
             if let Some(seat) = state.parked.pop() {
                 self.call(state, seat);
             }
@@ -419,8 +419,9 @@ impl Crew {
     /// Waits to be called; while armed, also for a request that runs too long with nobody reading the lanes.
     fn stand_by<'a>(&'a self, mut state: MutexGuard<'a, State>, seat: usize) -> MutexGuard<'a, State> {
         let wake = &self.seats[seat].wake;
-        // The guard is armed by others only.
-        if state.armed.is_none() && seat + 1 < self.seats.len() {
+        // The guard leaves it to the others unless it comes back from the lanes while somebody runs.
+        let is_guard = seat + 1 == self.seats.len();
+        if state.armed.is_none() && (!is_guard || state.leader == Leader::Nobody) {
             state.armed = Some(seat);
         }
         while !state.places[seat].called {
@@ -434,7 +435,8 @@ impl Crew {
             if !waited.timed_out() || state.started != before {
                 continue;
             }
-            if state.leader != Leader::Nobody {
+            let could_run = !state.queue.is_empty() && !state.places[seat].watching;
+            if state.leader != Leader::Nobody && !could_run {
                 // All is quiet, or the lead is taken; whoever begins a request without a leader arms somebody again.
                 state.armed = None;
                 continue;
@@ -463,13 +465,20 @@ impl Crew {
 
     fn attend_as_watcher<'a>(&'a self, mut state: MutexGuard<'a, State>, seat: usize) -> MutexGuard<'a, State> {
         state.leader = Leader::Watcher(seat);
+        // What the leader before has queued and a watcher cannot run.
+        self.summon_for_queue(&mut state);
         state.places[seat].polling = true;
         drop(state);
         self.attend(seat, None);
         state = self.lock();
         state.places[seat].polling = false;
-        let waiting = state.queue.len();
-        self.summon(&mut state, waiting);
+        self.summon_for_queue(&mut state);
+        // The lead may have been taken over during that read, by a thread that has been polling since.
+        if let Leader::Runner(runner) = state.leader
+            && !state.queue.is_empty()
+        {
+            self.ring(&state, runner);
+        }
         state
     }
 

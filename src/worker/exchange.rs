@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Consumed bytes of a body are granted again in portions of this size; smaller ones only before waiting.
-const GRANT: u32 = MAX_CHUNK as u32;
+const GRANT: u32 = 64 * 1024;
 
 /// A request that has been begun.
 pub(crate) struct Running {

@@ -27,7 +27,7 @@ use crate::{
         supervise::{AppReport, Plan, Supervisor},
     },
     audit::{Audit, AuditRecord, event},
-    authn::Authn,
+    authn::{Authn, HashingPool, password::Cost},
     clock::{Clock, Timestamp},
     config::Config,
     control::{
@@ -106,7 +106,7 @@ async fn serve(
     let config = snapshot.config.clone();
     let store = Store::open(&config.store, clock.clone()).await?;
     let control = socket::Listener::bind(&config.data)?;
-    let authn = Authn::new(store.clone(), clock.clone(), &config).await?;
+    let authn = Arc::new(Authn::new(store.clone(), clock.clone(), hashing_pool(&config)?, &config.tokens.issuer));
     let (audit, writer) = Audit::new(store.clone());
     let writer = tokio::spawn(writer.run());
 
@@ -127,7 +127,7 @@ async fn serve(
     let (trigger, ending) = shutdown();
     let shared = Shared {
         current: Current::new(snapshot),
-        authn: authn.clone(),
+        authn,
         audit: audit.clone(),
         access: telemetry.log_file(&config.logs.directory.join("access.log"))?,
         clock: clock.clone(),
@@ -177,6 +177,16 @@ async fn serve(
     writer.abort();
     tracing::info!("stopped");
     Ok(())
+}
+
+fn hashing_pool(config: &Config) -> anyhow::Result<HashingPool> {
+    let passwords = &config.passwords;
+    let cost = Cost {
+        memory_kib: passwords.memory_kib,
+        iterations: passwords.iterations,
+        parallelism: passwords.parallelism,
+    };
+    HashingPool::new(passwords.hashing_threads, passwords.queue, cost).context("[passwords] cannot be used")
 }
 
 fn local_addresses(listeners: &[TcpListener]) -> std::io::Result<Vec<SocketAddr>> {

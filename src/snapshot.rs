@@ -12,7 +12,7 @@ use crate::{
     config::{self, Config},
     policy::Application,
     target::NormalPath,
-    written::Problem,
+    written::{Problem, Severity},
 };
 
 /// One consistent view of everything that decides about a request.
@@ -46,12 +46,18 @@ impl Snapshot {
             }
         };
         let certificates = match Certificates::load(&config.tls, clock) {
-            Ok((certificates, more)) => {
-                warnings.extend(more);
+            Ok(certificates) => {
+                let shown = config.file.display().to_string();
+                warnings.extend(certificates.warnings.iter().map(|warning| Problem {
+                    severity: Severity::Warning,
+                    ..Problem::file(&shown, warning)
+                }));
                 Some(certificates)
             }
             Err(more) => {
-                problems.extend(more);
+                problems.extend(
+                    more.iter().map(|error| Problem::file(&error.file.display().to_string(), error.problem.to_string())),
+                );
                 None
             }
         };

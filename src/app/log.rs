@@ -7,7 +7,7 @@ use crate::{clock::Clock, telemetry::LogFile};
 /// One application's log.
 #[derive(Clone)]
 pub struct AppLog {
-    file: LogFile,
+    file: Option<LogFile>,
     path: PathBuf,
 }
 
@@ -25,7 +25,13 @@ impl AppLog {
     /// Writes to an open file.
     #[must_use]
     pub fn new(file: LogFile, path: PathBuf) -> Self {
-        Self { file, path }
+        Self { file: Some(file), path }
+    }
+
+    /// Keeps nothing: for an application that is only imported to see whether it can be.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { file: None, path: PathBuf::new() }
     }
 
     /// Where it is.
@@ -44,7 +50,7 @@ impl AppLog {
 /// The log of one worker of an application.
 #[derive(Clone)]
 pub struct WorkerLog {
-    file: LogFile,
+    file: Option<LogFile>,
     pid: u32,
     clock: Clock,
 }
@@ -64,11 +70,12 @@ struct Line<'a> {
 impl WorkerLog {
     /// Writes one line. `source` is `stdout`, `stderr`, `wsgi.errors`, `warning`, `error` or `gate`.
     pub fn write(&self, source: &str, thread: &str, request: &str, message: &str) {
+        let Some(file) = &self.file else { return };
         let time = self.clock.now().rfc3339();
         let line = Line { time, source, worker: self.pid, thread, request, message };
         if let Ok(mut bytes) = serde_json::to_vec(&line) {
             bytes.push(b'\n');
-            self.file.write_lines(bytes);
+            file.write_lines(bytes);
         }
     }
 }

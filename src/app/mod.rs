@@ -140,12 +140,8 @@ fn respond(head: Head, body: Body) -> Response<Body> {
 ///
 /// # Errors
 /// What an operator needs to mend it: the traceback, or what is missing.
-pub async fn probe(
-    config: &Config,
-    application: &Application,
-    log: log::AppLog,
-    clock: Clock,
-) -> Result<portcullis_wire::Ready, String> {
+pub async fn probe(config: &Config, application: &Application) -> Result<portcullis_wire::Ready, String> {
+    let (log, clock) = (log::AppLog::none(), Clock::System);
     let launch = Launch::of(config, application);
     let patience = application.start_timeout.unwrap_or(config.timeouts.start);
     let worker = Worker::boot(Start { launch: &launch, lanes: 1, id: 0, patience, log, clock })

@@ -13,7 +13,7 @@ use std::{
 use crate::{
     app::body::Sent,
     clock::{Clock, Timestamp},
-    model::{Method, Reason, RuleId},
+    model::{Method, Name, Reason, RuleId},
     telemetry::LogFile,
 };
 
@@ -49,9 +49,13 @@ pub struct Record {
     pub protocol: &'static str,
     /// The application that owns the path.
     pub application: Option<Arc<str>>,
+    /// The name that was claimed with a password, verified or not; never written to the access log.
+    pub claimed: Option<Name>,
     /// The verified name.
     pub principal: Option<Arc<str>>,
-    /// How it was verified.
+    /// Public id of the token that was used.
+    pub credential: Option<Arc<str>>,
+    /// The method that was presented.
     pub authenticated: Option<Method>,
     /// The rule that decided.
     pub rule: Option<RuleId>,
@@ -114,6 +118,7 @@ impl AccessLog {
         put_optional(out, "application", record.application.as_deref());
         put_optional(out, "principal", record.principal.as_deref());
         put_optional(out, "authenticated", record.authenticated.map(Method::word));
+        put_optional(out, "credential", record.credential.as_deref());
         out.extend_from_slice(if record.reason.is_some() { b",\"decision\":\"refused\"" } else { b",\"decision\":\"allowed\"" });
         put_optional(out, "reason", record.reason.map(Reason::id));
         if let Some(rule) = &record.rule {

@@ -35,7 +35,7 @@ use crate::{
         http::Peer,
         refusal::{Refusal, Taste},
     },
-    model::{MethodSet, Principal, Reason, SecurityLevel},
+    model::{MethodSet, Name, Principal, Reason, SecurityLevel},
     policy::{self, Application, Question, ServeFiles},
     snapshot::{Current, Snapshot},
     target::Target,
@@ -46,7 +46,7 @@ pub struct Thread {
     /// The view that a request takes when it begins.
     pub current: Current,
     /// Who is it.
-    pub authn: Authn,
+    pub authn: Arc<Authn>,
     /// Where refusals are recorded.
     pub audit: Audit,
     /// Its lanes.
@@ -158,15 +158,21 @@ impl Thread {
         if presented.method().is_some_and(|method| !allowed.contains(method)) {
             return Err(Reason::MethodNotAllowed.into());
         }
-        let outcome = match self.authn.recall(&presented, app) {
+        record.claimed = presented.claimed_name();
+        record.authenticated = presented.method();
+        let outcome = match self.authn.recall(&presented, &app.name) {
             Some(outcome) => outcome,
-            None => self.authn.identify(&presented, app).await,
+            None => self.authn.identify(presented, &app.name).await,
         };
+        if let Outcome::SignedIn(principal) = &outcome {
+            self.audit_sign_in(principal, record);
+        }
         match outcome {
             Outcome::NotPresented => Ok(Principal::Anonymous),
-            Outcome::Verified(principal) => {
-                record.principal = principal.verified().map(|verified| verified.name.shared());
-                record.authenticated = Some(principal.method());
+            Outcome::Verified(principal) | Outcome::SignedIn(principal) => {
+                let verified = principal.verified();
+                record.principal = verified.map(|verified| verified.name.shared());
+                record.credential = verified.and_then(|verified| verified.credential.clone());
                 Ok(principal)
             }
             Outcome::Rejected(why) => {
@@ -205,7 +211,9 @@ impl Thread {
                 _ => "HTTP/1.1",
             },
             application: None,
+            claimed: None,
             principal: None,
+            credential: None,
             authenticated: None,
             rule: None,
             reason: None,
@@ -215,16 +223,33 @@ impl Thread {
     }
 
     fn audit_refusal(&self, refusal: &Refusal, record: &Record) {
-        let actor = record.principal.as_deref().unwrap_or("anonymous");
-        let mut refused = AuditRecord::new(self.clock.now(), event::REFUSAL, actor)
+        // Wrong credentials for a name are a failed sign-in of that name; everything else is a refusal.
+        let failed_sign_in = refusal.reason == Reason::CredentialsRejected;
+        let event = if failed_sign_in { event::SIGN_IN } else { event::REFUSAL };
+        let claimed = record.claimed.as_ref().filter(|_| failed_sign_in).map(Name::as_str);
+        let actor = record.principal.as_deref().or(claimed).unwrap_or("anonymous");
+        let mut refused = AuditRecord::new(self.clock.now(), event, actor)
             .target(format!("{} {}", record.method, record.path))
             .refused(refusal.reason)
             .details(serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }));
-        refused.application = record.application.as_deref().map(Into::into);
-        refused.address = Some(record.client.to_string());
         refused.rule = record.rule.as_ref().map(ToString::to_string);
-        if self.audit.record(refused).is_err() {
-            tracing::warn!(request = record.request, "the audit is full, a refusal was not recorded");
+        self.audit(refused, record);
+    }
+
+    fn audit_sign_in(&self, principal: &Principal, record: &Record) {
+        let actor = principal.name().unwrap_or("anonymous");
+        let mut signed_in = AuditRecord::new(self.clock.now(), event::SIGN_IN, actor)
+            .details(serde_json::json!({ "request": record.request, "method": principal.method().word() }));
+        signed_in.credential = principal.verified().and_then(|v| v.credential.as_deref()).map(Into::into);
+        self.audit(signed_in, record);
+    }
+
+    fn audit(&self, mut entry: AuditRecord, record: &Record) {
+        entry.application = record.application.as_deref().map(Into::into);
+        entry.address = Some(record.client.to_string());
+        entry.credential = entry.credential.or_else(|| record.credential.as_deref().map(Into::into));
+        if self.audit.record(entry).is_err() {
+            tracing::warn!(request = record.request, "the audit is full, a record was lost");
         }
     }
 

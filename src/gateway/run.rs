@@ -48,7 +48,7 @@ pub struct Shared {
     /// The view requests take.
     pub current: Current,
     /// Who is it.
-    pub authn: Authn,
+    pub authn: Arc<Authn>,
     /// Where refusals are recorded.
     pub audit: Audit,
     /// Where requests are logged.

@@ -165,8 +165,8 @@ impl<'a> Case<'a> {
     ///
     /// A deny that holds for the anonymous principal names everybody, so only its exceptions help.
     fn lifting(&self, rule: &Rule) -> MethodSet {
-        let credentials = self.permitted.credentials();
-        if rule.unless_who.is_empty() { credentials.without(rule.auth()) } else { credentials }
+        let others = self.permitted.credentials().without(rule.auth());
+        if rule.unless_who.is_empty() { others } else { self.permitted.credentials() }
     }
 
     /// The most specific allow for this path and method.

@@ -284,9 +284,9 @@ impl<'a> Path<'a> {
         Self { rest: rest.strip_suffix('/').unwrap_or(rest), trailing: false }
     }
 
-    /// The path as a deny sees it: in both readings of a trailing slash.
+    /// The path as a deny sees it: in both readings of a trailing slash. `/` itself has one, it is the mount.
     pub fn guarded(path_info: &'a str) -> Self {
-        Self { trailing: path_info.ends_with('/'), ..Self::plain(path_info) }
+        Self { trailing: path_info.len() > 1 && path_info.ends_with('/'), ..Self::plain(path_info) }
     }
 }
 

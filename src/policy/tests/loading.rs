@@ -1,0 +1,315 @@
+//! What loading makes of a file, and what it refuses.
+
+use std::time::Duration;
+
+use super::{all, read};
+use crate::{
+    model::{Method, MethodSet, Name},
+    policy::{Default_, ServeFiles},
+};
+
+/// Every key there is.
+const FULL: &str = r#"[app]
+name = "/notes"
+title = "Team notes"
+namespace = "notes"
+directory = "../examples/notes"
+module = "notes.wsgi"
+callable = "create_app()"
+python = "../.venv"
+methods = ["password", "token"]
+serve_files = "always"
+workers = 2
+threads = 8
+default = "role:reader"
+enabled = true
+app_roles = ["Reader"]
+pass_authorization = true
+identity_headers = true
+stream_bodies = true
+body_bytes = "10MiB"
+request_timeout = "30s"
+start_timeout = "1m"
+stop_timeout = 5
+
+[app.environment]
+MODE = "production"
+
+[[allow]]
+path = "/orders/*"
+methods = ["GET"]
+who = ["role:sales", "user:ann"]
+auth = "password"
+from = ["10.0.0.0/8"]
+
+[[deny]]
+path = "/admin/export/**"
+methods = "POST"
+who = "signed-in"
+unless_who = "role:auditor"
+auth = "password"
+from = "10.0.0.0/8"
+"#;
+
+const SMALL: &str = "[app]\nname = \"/notes\"\ndirectory = \"../notes\"\nmodule = \"app\"\nmethods = \"password\"\n";
+
+fn refused(files: &[(&str, &str)]) -> String {
+    match read(files, MethodSet::ALL) {
+        Ok(_) => "loads".to_owned(),
+        Err(problems) => problems.iter().map(|problem| format!("{problem}\n")).collect(),
+    }
+}
+
+/// The file with some lines more is refused in one place, with these words.
+#[track_caller]
+fn check(text: &str, words: &[&str]) {
+    let refused = refused(&[("policies/notes.toml", text)]);
+    assert!(words.iter().all(|words| refused.contains(words)), "{text}\nis refused with\n{refused}");
+    assert_eq!(refused.lines().count(), 1, "{text}\nis refused with\n{refused}");
+}
+
+#[test]
+fn every_key_is_read() {
+    let (apps, warnings) =
+        read(&[("policies/notes.toml", FULL)], MethodSet::ALL).unwrap_or_else(|p| panic!("{}", all(&p)));
+    assert_eq!(warnings, []);
+    let app = &apps[0];
+    assert_eq!((&*app.name, app.title.as_str(), app.namespace.as_str()), ("/notes", "Team notes", "notes"));
+    assert_eq!(app.directory.to_str(), Some("/srv/examples/notes"));
+    assert_eq!(app.python.as_ref().and_then(|python| python.to_str()), Some("/srv/.venv"));
+    assert_eq!((app.module.as_str(), app.callable.as_str()), ("notes.wsgi", "create_app()"));
+    assert_eq!(app.methods, [Method::Password, Method::Token].into_iter().collect());
+    assert_eq!((app.serve_files, app.workers, app.threads), (ServeFiles::Always, 2, 8));
+    assert_eq!(app.default, Default_::Role(Name::parse("reader").unwrap()));
+    assert_eq!(app.app_roles, [Name::parse("reader").unwrap()]);
+    assert!(app.enabled && app.pass_authorization && app.identity_headers && app.stream_bodies);
+    assert_eq!((app.body_bytes, app.request_timeout), (Some(10 << 20), Some(Duration::from_secs(30))));
+    assert_eq!((app.start_timeout, app.stop_timeout), (Some(Duration::from_mins(1)), Some(Duration::from_secs(5))));
+    assert_eq!(app.environment["MODE"], "production");
+    let rules: Vec<_> = app.rules.iter().map(|rule| format!("{} {rule}", rule.id())).collect();
+    assert_eq!(
+        rules,
+        [
+            "policies/notes.toml:27 allow GET /orders/* who role:sales, user:ann by password from 10.0.0.0/8",
+            "policies/notes.toml:34 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8",
+        ]
+    );
+}
+
+#[test]
+fn what_is_left_out_has_a_safe_default() {
+    let (apps, _) = read(&[("policies/notes.toml", SMALL)], MethodSet::ALL).unwrap();
+    let app = &apps[0];
+    assert_eq!((app.title.as_str(), app.namespace.as_str(), app.callable.as_str()), ("/notes", "notes", "application"));
+    assert_eq!(
+        (app.default.clone(), app.serve_files, app.workers, app.threads),
+        (Default_::Deny, ServeFiles::No, 1, 4)
+    );
+    assert!(app.enabled && !app.pass_authorization && !app.identity_headers && !app.stream_bodies);
+    assert!(app.python.is_none() && app.body_bytes.is_none() && app.environment.is_empty() && app.app_roles.is_empty());
+}
+
+/// Every one-letter slip of a word, but for those that make another word of the same table.
+fn slips(word: &str) -> Vec<String> {
+    let letters: Vec<char> = word.chars().collect();
+    let mut slips = vec![word.to_uppercase(), word.replace('_', "-"), word.replace('_', "")];
+    for i in 0..letters.len() {
+        let (before, after) = (&letters[..i], &letters[i + 1..]);
+        slips.push(before.iter().chain(after).collect());
+        slips.push(before.iter().chain([&letters[i], &letters[i]]).chain(after).collect());
+        slips.push(before.iter().chain([&'q']).chain(after).collect());
+        if let [next, after @ ..] = after {
+            slips.push(before.iter().chain([next, &letters[i]]).chain(after).collect());
+        }
+    }
+    slips.retain(|slip| slip != word && !slip.is_empty());
+    slips
+}
+
+#[test]
+fn every_slip_in_every_key_is_reported_where_it_stands_with_what_was_meant() {
+    let mut tried = 0;
+    for (number, line) in FULL.lines().enumerate() {
+        let Some(word) = line.trim_matches(['[', ']']).split([' ', '.']).next().filter(|word| !word.is_empty()) else {
+            continue;
+        };
+        if word == "MODE" || line == "[app.environment]" {
+            continue;
+        }
+        let column = 1 + line.find(word).unwrap();
+        for slip in slips(word) {
+            let slipped = line.replacen(word, &slip, 1);
+            let mut lines: Vec<&str> = FULL.lines().collect();
+            lines[number] = &slipped;
+            if word == "app" {
+                lines.retain(|line| *line != "[app.environment]" && !line.starts_with("MODE"));
+            }
+            let problems = refused(&[("p.toml", &lines.join("\n"))]);
+            let expected = format!("p.toml:{}:{column}: unknown key `{slip}`", number + 1);
+            let found = problems.lines().find(|problem| problem.starts_with(&expected));
+            let meant = format!("did you mean `{word}`?");
+            assert!(found.is_some_and(|found| found.contains(&meant)), "{slipped}: {problems}");
+            assert_eq!(problems.lines().count(), 1, "one slip is one mistake: {problems}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 800, "only {tried} slips");
+}
+
+#[test]
+fn what_is_not_supported_yet_is_refused_and_never_ignored() {
+    let rule = "[[allow]]\npath = \"/\"\nwho = \"anyone\"\n";
+    for (text, line) in [
+        (format!("{SMALL}[[expect]]\nrequest = \"GET /\"\n"), 6),
+        (format!("{SMALL}limit = 3\n"), 6),
+        (format!("{SMALL}mode = \"report\"\n"), 6),
+        (format!("{SMALL}{rule}mfa = \"15m\"\n"), 9),
+        (format!("{SMALL}{rule}limit = {{ rate = 1 }}\n"), 9),
+        (format!("{SMALL}{rule}mode = \"report\"\n"), 9),
+    ] {
+        check(&text, &[&format!("policies/notes.toml:{line}:"), "is not supported yet by this version"]);
+    }
+}
+
+#[test]
+fn two_allows_that_could_both_decide_are_refused_with_both_lines() {
+    let allow = |path: &str, methods: &str| format!("[[allow]]\npath = {path:?}\nwho = \"anyone\"\n{methods}\n");
+    let (get, post, head) = ("methods = [\"GET\"]", "methods = [\"POST\", \"GET\"]", "methods = [\"HEAD\"]");
+    for (first, second) in [("", ""), ("", get), (get, post)] {
+        check(
+            &format!("{SMALL}{}{}", allow("/a/*", first), allow("/a/*", second)),
+            &["lines 6 and 10", "`/a/*`", ":11:8:"],
+        );
+    }
+    for (a, first, b, second) in
+        [("/a", get, "/a", head), ("/a/*", "", "/a/**", ""), ("/a", "", "/*", ""), ("/a", "", "/A", "")]
+    {
+        let text = format!("{SMALL}{}{}", allow(a, first), allow(b, second));
+        assert_eq!(refused(&[("p.toml", &text)]), "loads", "{a} {b}");
+    }
+}
+
+#[test]
+fn patterns_have_one_spelling() {
+    for (path, words) in [
+        ("admin", "does not begin with `/`"),
+        ("/admin/", "ends with a slash"),
+        ("//admin", "empty segment"),
+        ("/a/../b", "`.` or `..` segment"),
+        ("/%61dmin", "write it decoded"),
+        ("/a?b=1", "no rule sees"),
+        ("/a*", "never a part of one"),
+        ("/**/a", "only be the last"),
+        ("/a\\\\b", "backslash"),
+        ("", "does not begin with `/`"),
+    ] {
+        let text = format!("{SMALL}[[allow]]\nwho = \"anyone\"\npath = \"{path}\"\n");
+        check(&text, &["policies/notes.toml:8:8:", "is not a path", words]);
+    }
+    let deep = "/a".repeat(65);
+    check(&format!("{SMALL}[[deny]]\npath = \"{deep}\"\n"), &["more than 64 segments"]);
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused_with_what_was_meant() {
+    for (line, words) in [
+        ("who = \"rol:x\"", "did you mean `role`?"),
+        ("who = \"signedin\"", "did you mean `signed-in`?"),
+        ("who = \"ann\"", "is nobody"),
+        ("who = \"role:\"", "has no name after the colon"),
+        ("who = \"token:ptc_secret\"", "its public id begins with tok_"),
+        ("who = []", "is an empty list"),
+        ("who = 3", "is a string, not a whole number"),
+        ("who = \"anyone\"\nmethods = [\"get\"]", "did you mean `GET`?"),
+        ("who = \"anyone\"\nmethods = []", "is an empty list"),
+        ("who = \"anyone\"\nauth = \"pasword\"", "did you mean `password`?"),
+        ("who = \"anyone\"\nauth = \"token\"", "token is not among them"),
+        ("who = \"anyone\"\nfrom = \"10.0.0.1/8\"", "did you mean `10.0.0.0/8`?"),
+        ("who = \"anyone\"\nfrom = \"::ffff:10.0.0.0/104\"", "write it as IPv4"),
+        ("who = \"anyone\"\nfrom = \"localhost\"", "is not a network"),
+    ] {
+        check(&format!("{SMALL}[[allow]]\npath = \"/x\"\n{line}\n"), &[words]);
+    }
+    check(&format!("{SMALL}[[deny]]\npath = \"/x\"\nunless_who = \"anyone\"\n"), &["never denies"]);
+    for (key, value, words) in [
+        ("name", "\"/notes/\"", "ends with a slash"),
+        ("name", "\"/n*\"", "mounted at one path"),
+        ("module", "\"app.py\"", "leave .py out"),
+        ("module", "\"../app\"", "is not a module"),
+        ("callable", "\"os.system('x')\"", "is not a callable"),
+        ("methods", "[]", "is an empty list"),
+        ("methods", "[\"passwrd\"]", "did you mean `password`?"),
+        ("namespace", "\"note\"", "did you mean `notes`?"),
+        ("serve_files", "\"secure\"", "did you mean `secured`?"),
+        ("workers", "0", "from 1 to 256"),
+        ("default", "\"everyone\"", "is not a default"),
+        ("default", "\"roles:x\"", "is not a default"),
+        ("app_roles", "\"role:x\"", "leave `role:` out"),
+        ("title", "\"a\\nb\"", "control character"),
+        ("environment", "{ PORTCULLIS_X = \"1\" }", "set by the gate itself"),
+        ("environment", "{ \"A=B\" = \"1\" }", "is not the name of a variable"),
+        ("environment", "{ A = 1 }", "is a string, not a whole number"),
+        ("request_timeout", "\"soon\"", "is a duration"),
+    ] {
+        let others: String =
+            SMALL.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();
+        check(&format!("{others}{key} = {value}\n"), &[words]);
+    }
+}
+
+#[test]
+fn what_is_missing_is_said_once_for_each_key() {
+    let missing = refused(&[("p.toml", "[app]\n")]);
+    for key in ["name", "directory", "module", "methods"] {
+        assert!(missing.contains(&format!("[app] has no `{key}`")), "{missing}");
+    }
+    assert_eq!(missing.lines().count(), 4, "{missing}");
+    check("", &["the file has no `app`"]);
+    check(&format!("{SMALL}[[allow]]\nwho = \"anyone\"\n"), &[":6:1:", "[allow] has no `path`"]);
+    check(&format!("{SMALL}[[allow]]\npath = \"/\"\n"), &["[allow] has no `who`"]);
+    check(&format!("{SMALL}[allow]\npath = \"/\"\nwho = \"anyone\"\n"), &["begin each with [[allow]]"]);
+}
+
+#[test]
+fn applications_do_not_meet_by_accident() {
+    let named = |name: &str, more: &str| SMALL.replace("/notes", name).replace("../", "../x") + more;
+    let (shared, root, nested) = ("namespace = \"shared\"\n", named("/root", ""), named("/team/a", ""));
+    let clash = |first: &str, second: &str| refused(&[("policies/a.toml", first), ("policies/b.toml", second)]);
+    let same = clash(&named("/a", ""), &named("/a", ""));
+    assert!(same.starts_with("policies/b.toml:2:8: the name `/a` is taken by policies/a.toml:2"), "{same}");
+    assert!(clash(&root, &named("/", "")).contains("its namespace would be `root`, which policies/a.toml runs in too"));
+    assert!(clash(&nested, &named("/team-a", "")).contains("its namespace would be `team-a`"));
+    assert_eq!(clash(&named("/a", shared), &named("/b", shared)), "loads");
+    assert_eq!(clash(&named("/a", ""), &named("/a/b", "")), "loads");
+}
+
+#[test]
+fn one_report_holds_the_mistakes_of_every_file() {
+    let problems =
+        refused(&[("policies/a.toml", "[app]\nnaem = 1\n"), ("policies/b.toml", "x = \n"), ("policies/c.toml", SMALL)]);
+    assert!(problems.contains("policies/a.toml:2:1:") && problems.contains("policies/b.toml:1:"), "{problems}");
+}
+
+#[test]
+fn what_works_but_surprises_is_a_warning() {
+    let normal = MethodSet::ALL.without(MethodSet::NONE.with(Method::Unauthenticated));
+    let warned = |text: &str| {
+        let (_, warnings) = read(&[("p.toml", text)], normal).unwrap_or_else(|p| panic!("{}", all(&p)));
+        assert!(warnings.iter().all(|warning| !warning.is_error()));
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert_eq!(warned(SMALL), "");
+    let public = warned(&SMALL.replace("\"password\"", "\"unauthenticated\""));
+    assert!(
+        public.contains("p.toml:5:11: the system policy forbids: unauthenticated (every request is refused"),
+        "{public}"
+    );
+    let mixed = warned(&SMALL.replace("\"password\"", "[\"unauthenticated\", \"password\"]"));
+    assert!(mixed.contains("nobody gets in that way"), "{mixed}");
+    let doubled = warned(&format!("{SMALL}[[allow]]\npath = \"/notes/admin/**\"\nwho = \"signed-in\"\n"));
+    assert!(
+        doubled.contains("`/notes/admin/**` is /notes/notes/admin/**") && doubled.contains("write `/admin/**`"),
+        "{doubled}"
+    );
+    assert!(warned(&SMALL.replace("../notes", "missing")).contains("there is no directory `missing`"));
+}

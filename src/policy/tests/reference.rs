@@ -1,0 +1,214 @@
+//! The same verdict, found slowly: strings, linear searches, no trie, nothing shared with the real one but the words.
+
+use super::{Asked, target};
+use crate::model::{Method, MethodSet, Principal};
+
+/// A policy as TOML sees it.
+pub(super) struct Reference {
+    mount: String,
+    methods: Vec<String>,
+    default: String,
+    app_roles: Vec<String>,
+    allows: Vec<Naive>,
+    denies: Vec<Naive>,
+}
+
+struct Naive {
+    path: String,
+    verbs: Vec<String>,
+    who: Vec<String>,
+    unless_who: Vec<String>,
+    auth: Vec<String>,
+    from: Vec<String>,
+}
+
+fn strings(table: &toml::Table, key: &str) -> Vec<String> {
+    match table.get(key) {
+        None => Vec::new(),
+        Some(toml::Value::String(text)) => vec![text.clone()],
+        Some(value) => value.as_array().unwrap().iter().map(|item| item.as_str().unwrap().to_owned()).collect(),
+    }
+}
+
+impl Reference {
+    pub fn read(text: &str) -> Self {
+        let document: toml::Table = text.parse().unwrap();
+        let app = document["app"].as_table().unwrap();
+        let rules = |key: &str| {
+            let rules = document.get(key).and_then(toml::Value::as_array).cloned().unwrap_or_default();
+            let naive = |rule: &toml::Value| {
+                let rule = rule.as_table().unwrap();
+                Naive {
+                    path: strings(rule, "path").remove(0),
+                    verbs: strings(rule, "methods"),
+                    who: strings(rule, "who"),
+                    unless_who: strings(rule, "unless_who"),
+                    auth: strings(rule, "auth"),
+                    from: strings(rule, "from"),
+                }
+            };
+            rules.iter().map(naive).collect()
+        };
+        Self {
+            mount: strings(app, "name").remove(0),
+            methods: strings(app, "methods"),
+            default: strings(app, "default").pop().unwrap_or_else(|| "deny".to_owned()),
+            app_roles: strings(app, "app_roles"),
+            allows: rules("allow"),
+            denies: rules("deny"),
+        }
+    }
+
+    pub fn has_denies(&self) -> bool {
+        !self.denies.is_empty()
+    }
+
+    /// Two allows that would both be the most specific.
+    pub fn overlaps(&self) -> bool {
+        let pairs = self.allows.iter().enumerate().flat_map(|(i, a)| self.allows[..i].iter().map(move |b| (a, b)));
+        pairs.into_iter().any(|(a, b)| {
+            a.path == b.path
+                && (a.verbs.is_empty() || b.verbs.is_empty() || a.verbs.iter().any(|verb| b.verbs.contains(verb)))
+        })
+    }
+
+    /// Status word, reason and pattern, as in [`super::answer`], without the methods to sign in by.
+    pub fn answer(&self, system: MethodSet, asked: &Asked) -> String {
+        let path = target(&asked.path).path().to_string();
+        let info = if self.mount == "/" { path.as_str() } else { path.strip_prefix(&self.mount).unwrap() };
+        let permitted: Vec<&str> =
+            system.iter().map(Method::word).filter(|m| self.methods.iter().any(|a| a == m)).collect();
+        if permitted.is_empty() {
+            return "403 method-not-permitted default".into();
+        }
+        let came_by = asked.principal.method().word();
+        let anonymous = matches!(asked.principal, Principal::Anonymous);
+        if !anonymous && !permitted.contains(&came_by) {
+            return "403 method-not-allowed default".into();
+        }
+        let only = asked.principal.verified().and_then(|v| v.applications.clone());
+        if only.is_some_and(|only| !only.iter().any(|name| **name == *self.mount)) {
+            return "403 token-not-for-application default".into();
+        }
+        let denies: Vec<_> = self.denies.iter().filter(|deny| self.denies_now(deny, info, asked)).collect();
+        let allow = self.most_specific(info, asked.verb.as_str());
+        if !denies.is_empty() {
+            let helpless = |deny: &&&Naive| {
+                let others = permitted.iter().any(|m| *m != "unauthenticated" && !deny.auth.iter().any(|a| a == m));
+                let none = permitted.iter().all(|m| *m == "unauthenticated");
+                !anonymous || none || deny.unless_who.is_empty() && (deny.auth.is_empty() || !others)
+            };
+            let named = denies.iter().find(helpless).or(denies.first()).unwrap();
+            return format!("40? denied-by-rule {}", named.path);
+        }
+        let Some(rule) = allow else {
+            let named = match self.default.as_str() {
+                "deny" => false,
+                "signed-in" => !anonymous,
+                "anyone" => true,
+                role => self.is(role, asked),
+            };
+            if named && permitted.contains(&came_by) {
+                return "allowed by default".into();
+            }
+            let help = anonymous && self.default != "deny" && permitted.iter().any(|m| *m != "unauthenticated");
+            return if help { "401 credentials-required default" } else { "403 denied-by-default default" }.into();
+        };
+        let effective: Vec<_> =
+            permitted.iter().filter(|m| rule.auth.is_empty() || rule.auth.iter().any(|a| a == *m)).copied().collect();
+        let say = |what: &str| format!("{what} {}", rule.path);
+        if effective.is_empty() {
+            return say("403 method-not-permitted");
+        }
+        if !anonymous && !effective.contains(&came_by) {
+            return say("403 method-not-allowed");
+        }
+        if !from(rule, asked) {
+            return say("403 network-not-allowed");
+        }
+        if effective.contains(&came_by) && rule.who.iter().any(|who| self.is(who, asked)) {
+            return say("allowed by");
+        }
+        let tokens = rule.who.iter().all(|who| who.starts_with("token:") || who.starts_with("service:"));
+        let help = effective.iter().any(|m| *m == "token" || (*m == "password" && !tokens));
+        say(if anonymous && help { "401 credentials-required" } else { "403 not-allowed-by-rule" })
+    }
+
+    fn denies_now(&self, deny: &Naive, info: &str, asked: &Asked) -> bool {
+        let mut readings = vec![segments(info)];
+        if info.len() > 1 && info.ends_with('/') {
+            readings.push([segments(info), vec![""]].concat());
+        }
+        let verb = asked.verb.as_str();
+        let get = deny.verbs.iter().any(|v| v == "GET") && ["HEAD", "OPTIONS"].contains(&verb);
+        readings.iter().any(|segments| matches(&pattern(&deny.path), segments))
+            && (deny.verbs.is_empty() || get || deny.verbs.iter().any(|v| v == verb))
+            && (deny.who.is_empty() || deny.who.iter().any(|who| self.is(who, asked)))
+            && !deny.unless_who.iter().any(|who| self.is(who, asked))
+            && (deny.auth.is_empty() || deny.auth.iter().any(|m| m == asked.principal.method().word()))
+            && from(deny, asked)
+    }
+
+    fn most_specific(&self, info: &str, verb: &str) -> Option<&Naive> {
+        let named = |rule: &Naive| {
+            self.allows.iter().any(|other| other.path == rule.path && other.verbs.iter().any(|v| v == verb))
+        };
+        let covers = |rule: &Naive| {
+            let get = rule.verbs.iter().any(|v| v == "GET") && ["HEAD", "OPTIONS"].contains(&verb) && !named(rule);
+            rule.verbs.is_empty() || get || rule.verbs.iter().any(|v| v == verb)
+        };
+        let rank = |rule: &&Naive| -> Vec<u8> {
+            let rank = |segment: &&str| match *segment {
+                "**" => 2,
+                "*" => 1,
+                _ => 0,
+            };
+            pattern(&rule.path).iter().map(rank).collect()
+        };
+        self.allows
+            .iter()
+            .filter(|rule| covers(rule) && matches(&pattern(&rule.path), &segments(info)))
+            .min_by_key(rank)
+    }
+
+    fn is(&self, who: &str, asked: &Asked) -> bool {
+        let verified = asked.principal.verified();
+        let named = |name: &str| asked.principal.name() == Some(name);
+        match who.split_once(':') {
+            None => who == "anyone" || verified.is_some(),
+            Some(("role", role)) => {
+                self.app_roles.iter().any(|held| held == role)
+                    || verified.is_some_and(|v| v.roles.iter().any(|held| held.as_str() == role))
+            }
+            Some(("user", name)) => named(name) && matches!(asked.principal, Principal::User(_)),
+            Some(("service", name)) => named(name) && matches!(asked.principal, Principal::Service(_)),
+            Some((_, id)) => verified.is_some_and(|v| v.credential.as_deref() == Some(id)),
+        }
+    }
+}
+
+fn from(rule: &Naive, asked: &Asked) -> bool {
+    let is_in = |net: &String| match net.parse::<ipnet::IpNet>() {
+        Ok(net) => net.contains(&asked.from),
+        Err(_) => net.parse() == Ok(asked.from),
+    };
+    rule.from.is_empty() || rule.from.iter().any(is_in)
+}
+
+fn segments(info: &str) -> Vec<&str> {
+    info.split('/').filter(|segment| !segment.is_empty()).collect()
+}
+
+fn pattern(text: &str) -> Vec<&str> {
+    segments(text)
+}
+
+fn matches(pattern: &[&str], path: &[&str]) -> bool {
+    match (pattern, path) {
+        (["**"], _) => true,
+        ([], []) => true,
+        (["*", pattern @ ..], [_, path @ ..]) => matches(pattern, path),
+        ([literal, pattern @ ..], [segment, path @ ..]) => literal == segment && matches(pattern, path),
+        _ => false,
+    }
+}

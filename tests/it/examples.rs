@@ -1,0 +1,1 @@
+//! The three examples, unmodified, behind their prefixes.

@@ -1,0 +1,8 @@
+//! Stories through the real door: the real program on a free port, TLS, real workers, a real store.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod examples;
+mod harness;
+mod methods;
+mod revocation;
+mod workers;

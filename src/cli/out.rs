@@ -107,21 +107,21 @@ impl Out {
     /// A remark, on standard error; for programs there are none.
     pub fn remark(&mut self, text: impl Display) {
         if !self.json {
-            self.to_stderr(&text.to_string());
+            self.say(&text.to_string());
         }
     }
 
     /// Something that should not be missed, on standard error.
     pub fn warn(&mut self, text: impl Display) {
-        self.to_stderr(&format!("{} {text}", paint(self.color_remarks, Style::Warn, "warning:")));
+        self.say(&format!("{} {text}", paint(self.color_remarks, Style::Warn, "warning:")));
     }
 
     /// Why it failed, on standard error.
     pub fn error(&mut self, text: &str) {
         if self.json {
-            return self.to_stderr(&serde_json::json!({ "error": text }).to_string());
+            return self.say(&serde_json::json!({ "error": text }).to_string());
         }
-        self.to_stderr(&format!("{} {text}", paint(self.color_remarks, Style::Bad, "error:")));
+        self.say(&format!("{} {text}", paint(self.color_remarks, Style::Bad, "error:")));
     }
 
     /// Columns as wide as they need to be; the last one may be ragged.
@@ -160,7 +160,7 @@ impl Out {
     }
 
     /// After what was printed before it, so that the two read in order on a terminal.
-    fn to_stderr(&mut self, text: &str) {
+    fn say(&mut self, text: &str) {
         // Closed standard output shows at the next line of the answer; closed standard error is nobody's loss.
         let _closed = self.flush();
         let _closed = writeln!(io::stderr(), "{text}");

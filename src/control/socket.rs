@@ -195,7 +195,7 @@ impl Drop for Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// It holds the socket and says nothing.
-    #[error("a gateway is running but did not answer within {} s: see its log, or restart it", .0.as_secs())]
+    #[error("the running gateway did not answer within {} s: see its log, or restart it", .0.as_secs())]
     Silent(Duration),
     /// May not connect.
     #[error("may not talk to the running gateway at {}: run the command as the user it runs as", .0.display())]

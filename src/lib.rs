@@ -23,6 +23,7 @@
 //! `portcullis-worker`, the Python extension that speaks them.
 
 pub mod app;
+pub mod applications;
 pub mod audit;
 pub mod authn;
 pub mod certificates;

@@ -85,11 +85,7 @@ pub fn run(config: &Path, listen: Option<SocketAddr>) -> anyhow::Result<ExitCode
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn load(
-    config: &Path,
-    listen: Option<SocketAddr>,
-    clock: &Clock,
-) -> Result<(Snapshot, Vec<Problem>), Vec<Problem>> {
+fn load(config: &Path, listen: Option<SocketAddr>, clock: &Clock) -> Result<(Snapshot, Vec<Problem>), Vec<Problem>> {
     let (mut snapshot, warnings) = Snapshot::load(config, clock)?;
     if let Some(listen) = listen {
         snapshot.config.gateway.listen = vec![listen];
@@ -182,11 +178,8 @@ async fn serve(
 
 fn hashing_pool(config: &Config) -> anyhow::Result<HashingPool> {
     let passwords = &config.passwords;
-    let cost = Cost {
-        memory_kib: passwords.memory_kib,
-        iterations: passwords.iterations,
-        parallelism: passwords.parallelism,
-    };
+    let cost =
+        Cost { memory_kib: passwords.memory_kib, iterations: passwords.iterations, parallelism: passwords.parallelism };
     HashingPool::new(passwords.hashing_threads, passwords.queue, cost).context("[passwords] cannot be used")
 }
 
@@ -278,8 +271,7 @@ impl Operator {
     }
 
     async fn told_again(&self) {
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             return std::future::pending().await;
         };
@@ -383,9 +375,7 @@ impl Operator {
     fn certificate_times(&self) -> Vec<Option<(SystemTime, u64)>> {
         let world = self.shared.current.get();
         let files = world.config.tls.certificates.iter().flat_map(|files| [&files.certificate, &files.key]);
-        files
-            .map(|file| file.metadata().ok().and_then(|data| Some((data.modified().ok()?, data.len()))))
-            .collect()
+        files.map(|file| file.metadata().ok().and_then(|data| Some((data.modified().ok()?, data.len())))).collect()
     }
 
     async fn follow_store(self: Arc<Self>) {

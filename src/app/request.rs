@@ -208,9 +208,23 @@ mod tests {
     #[test]
     fn identity_in_any_spelling_stays_outside() {
         let spellings = [
-            "Remote-User", "remote_user", "REMOTE_USER", "X-Remote-User", "X-Forwarded-User", "X-Auth-Request-Email",
-            "Proxy", "Proxy-Authorization", "Authorization", "Script-Name", "Path-Info", "X-Original-URL", "X_A",
-            "X.A", "Forwarded", "X-Real-IP", "X-HTTP-Method-Override",
+            "Remote-User",
+            "remote_user",
+            "REMOTE_USER",
+            "X-Remote-User",
+            "X-Forwarded-User",
+            "X-Auth-Request-Email",
+            "Proxy",
+            "Proxy-Authorization",
+            "Authorization",
+            "Script-Name",
+            "Path-Info",
+            "X-Original-URL",
+            "X_A",
+            "X.A",
+            "Forwarded",
+            "X-Real-IP",
+            "X-HTTP-Method-Override",
         ];
         for name in spellings {
             assert_eq!(seen(&[(name, "admin")]), [], "{name}");

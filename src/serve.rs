@@ -39,10 +39,11 @@ use crate::{
         run::{Gateway, Redirect, Shared},
     },
     model::Method,
+    policy::Application,
     shutdown::shutdown,
     snapshot::{Current, Snapshot},
     store::Store,
-    telemetry::{LogFile, Telemetry},
+    telemetry::{self, Telemetry},
     written::{self, Problem},
 };
 
@@ -68,7 +69,7 @@ pub fn run(config: &Path, listen: Option<SocketAddr>) -> anyhow::Result<ExitCode
             return Ok(ExitCode::from(EXIT_CONFIGURATION));
         }
     };
-    let telemetry = Telemetry::init(&snapshot.config.logs).context("the logs cannot be opened")?;
+    let telemetry = Arc::new(telemetry::init(&snapshot.config.logs));
     log_panics();
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -78,17 +79,13 @@ pub fn run(config: &Path, listen: Option<SocketAddr>) -> anyhow::Result<ExitCode
     if let Err(error) = &outcome {
         tracing::error!("{error:#}");
     }
-    telemetry.finish();
+    telemetry.flush();
     // Data threads that did not finish in time are left behind on purpose.
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn load(
-    config: &Path,
-    listen: Option<SocketAddr>,
-    clock: &Clock,
-) -> Result<(Snapshot, Vec<Problem>), Vec<Problem>> {
+fn load(config: &Path, listen: Option<SocketAddr>, clock: &Clock) -> Result<(Snapshot, Vec<Problem>), Vec<Problem>> {
     let (mut snapshot, warnings) = Snapshot::load(config, clock)?;
     if let Some(listen) = listen {
         snapshot.config.gateway.listen = vec![listen];
@@ -100,7 +97,7 @@ async fn serve(
     file: PathBuf,
     listen: Option<SocketAddr>,
     snapshot: Snapshot,
-    telemetry: &Telemetry,
+    telemetry: &Arc<Telemetry>,
     clock: Clock,
 ) -> anyhow::Result<()> {
     let config = snapshot.config.clone();
@@ -129,7 +126,7 @@ async fn serve(
         current: Current::new(snapshot),
         authn,
         audit: audit.clone(),
-        access: telemetry.log_file(&config.logs.directory.join("access.log"))?,
+        access: telemetry.open("access.log"),
         clock: clock.clone(),
         connections: Connections::new(config.limits.connections),
         requests: Arc::new(AtomicU64::new(0)),
@@ -147,7 +144,7 @@ async fn serve(
         supervisor: Supervisor::new(gateway.pools.clone(), clock),
         shared,
         store,
-        logs: Logs { telemetry: telemetry.clone(), open: Mutex::default() },
+        telemetry: Arc::clone(telemetry),
         reloading: tokio::sync::Mutex::new(()),
         reload_problem: Mutex::new(None),
     });
@@ -181,11 +178,8 @@ async fn serve(
 
 fn hashing_pool(config: &Config) -> anyhow::Result<HashingPool> {
     let passwords = &config.passwords;
-    let cost = Cost {
-        memory_kib: passwords.memory_kib,
-        iterations: passwords.iterations,
-        parallelism: passwords.parallelism,
-    };
+    let cost =
+        Cost { memory_kib: passwords.memory_kib, iterations: passwords.iterations, parallelism: passwords.parallelism };
     HashingPool::new(passwords.hashing_threads, passwords.queue, cost).context("[passwords] cannot be used")
 }
 
@@ -212,29 +206,10 @@ struct Operator {
     supervisor: Supervisor,
     shared: Shared,
     store: Store,
-    logs: Logs,
+    telemetry: Arc<Telemetry>,
     /// Reloads come one after the other.
     reloading: tokio::sync::Mutex<()>,
     reload_problem: Mutex<Option<String>>,
-}
-
-/// The applications' logs, each opened once.
-struct Logs {
-    telemetry: Telemetry,
-    open: Mutex<HashMap<PathBuf, LogFile>>,
-}
-
-impl Logs {
-    fn of(&self, config: &Config, name: &str) -> std::io::Result<AppLog> {
-        let path = AppLog::path(&config.logs.directory, name);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = open.get(&path) {
-            return Ok(AppLog::new(file.clone(), path));
-        }
-        let file = self.telemetry.log_file(&path)?;
-        open.insert(path.clone(), file.clone());
-        Ok(AppLog::new(file, path))
-    }
 }
 
 impl Operator {
@@ -247,21 +222,15 @@ impl Operator {
     fn plans(&self) -> Vec<Plan> {
         let world = self.shared.current.get();
         let config = &world.config;
-        let plans = world.routes.all().iter().map(|app| {
-            Ok(Plan {
-                name: Arc::clone(&app.name),
-                launch: Launch::of(config, app),
-                enabled: app.enabled,
-                start_timeout: app.start_timeout.unwrap_or(config.timeouts.start),
-                stop_timeout: app.stop_timeout.unwrap_or(config.timeouts.stop),
-                log: self.logs.of(config, &app.name)?,
-            })
-        });
-        plans
-            .filter_map(|plan: std::io::Result<Plan>| {
-                plan.inspect_err(|error| tracing::error!(%error, "an application's log cannot be opened")).ok()
-            })
-            .collect()
+        let plan = |app: &Arc<Application>| Plan {
+            name: Arc::clone(&app.name),
+            launch: Launch::of(config, app),
+            enabled: app.enabled,
+            start_timeout: app.start_timeout.unwrap_or(config.timeouts.start),
+            stop_timeout: app.stop_timeout.unwrap_or(config.timeouts.stop),
+            log: AppLog::new(self.telemetry.open(&telemetry::application_file(&app.name)), log_path(config, &app.name)),
+        };
+        world.routes.all().iter().map(plan).collect()
     }
 
     /// Says where it is, on standard output and in the log.
@@ -302,8 +271,7 @@ impl Operator {
     }
 
     async fn told_again(&self) {
-        let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
         else {
             return std::future::pending().await;
         };
@@ -313,7 +281,7 @@ impl Operator {
     /// SIGHUP: everything again, logs and applications too.
     async fn hang_up(&self) {
         tracing::info!("SIGHUP: reloading");
-        self.logs.telemetry.reopen();
+        self.telemetry.reopen();
         if self.reload_files().await.is_ok() {
             let names: Vec<_> = self.supervisor.reports().into_iter().map(|report| report.name).collect();
             for name in names {
@@ -407,9 +375,7 @@ impl Operator {
     fn certificate_times(&self) -> Vec<Option<(SystemTime, u64)>> {
         let world = self.shared.current.get();
         let files = world.config.tls.certificates.iter().flat_map(|files| [&files.certificate, &files.key]);
-        files
-            .map(|file| file.metadata().ok().and_then(|data| Some((data.modified().ok()?, data.len()))))
-            .collect()
+        files.map(|file| file.metadata().ok().and_then(|data| Some((data.modified().ok()?, data.len())))).collect()
     }
 
     async fn follow_store(self: Arc<Self>) {
@@ -439,7 +405,7 @@ impl Operator {
                 state: reports.get(&app.name).map_or(status::AppState::Starting, |report| state(report.state)),
                 workers: reports.get(&app.name).map(workers).unwrap_or_default(),
                 last_error: reports.get(&app.name).and_then(|report| report.last_error.clone()),
-                log: AppLog::path(&world.config.logs.directory, &app.name).display().to_string(),
+                log: log_path(&world.config, &app.name).display().to_string(),
             })
             .collect()
     }
@@ -504,6 +470,10 @@ impl Handler for Operator {
     fn apps(&self) -> Doing<'_, Vec<AppStatus>> {
         Box::pin(async { self.app_statuses() })
     }
+}
+
+fn log_path(config: &Config, application: &str) -> PathBuf {
+    config.logs.directory.join(telemetry::application_file(application))
 }
 
 fn state(state: AppState) -> status::AppState {

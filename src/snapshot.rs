@@ -48,15 +48,18 @@ impl Snapshot {
         let certificates = match Certificates::load(&config.tls, clock) {
             Ok(certificates) => {
                 let shown = config.file.display().to_string();
-                warnings.extend(certificates.warnings.iter().map(|warning| Problem {
-                    severity: Severity::Warning,
-                    ..Problem::file(&shown, warning)
-                }));
+                warnings.extend(
+                    certificates
+                        .warnings
+                        .iter()
+                        .map(|warning| Problem { severity: Severity::Warning, ..Problem::file(&shown, warning) }),
+                );
                 Some(certificates)
             }
             Err(more) => {
                 problems.extend(
-                    more.iter().map(|error| Problem::file(&error.file.display().to_string(), error.problem.to_string())),
+                    more.iter()
+                        .map(|error| Problem::file(&error.file.display().to_string(), error.problem.to_string())),
                 );
                 None
             }

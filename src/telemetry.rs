@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `messages.log` | what happened to the gate, JSON lines | `tracing` events |
 //! | `access.log` | one JSON line per request | the gateway, in batches |
-//! | `app-NAME.log` | what an application printed or logged | its supervisor |
+//! | `NAME/wsgi.log` | what an application printed or logged | its supervisor |
 //! | standard error | the messages again, a line each, for a person or the journal | `tracing` events |
 //!
 //! All of it goes through one thread, see [`log_file`]: a full disk or a stuck terminal costs lines, which are counted,
@@ -34,7 +34,7 @@ use crate::{clock::Clock, config::Logs};
 /// What is logged when the configuration asks for something that cannot be read.
 const DEFAULT_LEVEL: &str = "info";
 
-/// Logging, set up. Hold it until the end: what is still queued is written by [`Telemetry::finish`], or when it drops.
+/// Logging, set up. Hold it until the end: what is still queued is written by [`Telemetry::flush`], or when it drops.
 pub struct Telemetry {
     writer: LogWriter,
     logs: Logs,
@@ -59,29 +59,25 @@ impl Telemetry {
         self.writer.open(&self.logs.directory.join(name), self.logs.max_bytes, self.logs.keep)
     }
 
-    /// The log file of what the application mounted at `mount` prints.
-    #[must_use]
-    pub fn application(&self, mount: &str) -> LogFile {
-        self.open(&application_file(mount))
-    }
-
     /// Opens every file anew, after something else has moved them away.
     pub fn reopen(&self) {
         self.writer.reopen();
     }
 
-    /// Writes what is queued and ends the writer. What is logged afterwards is lost.
-    pub fn finish(self) {
-        self.writer.finish();
+    /// Waits until everything that was logged before is written.
+    pub fn flush(&self) {
+        self.writer.flush();
     }
 }
 
-/// `/notes/v2` is `app-notes.v2.log`, `/` is `app.log`. Different mounts never share a name.
-fn application_file(mount: &str) -> String {
+/// The log file of the application mounted at `mount`, below the directory of logs: `/notes/v2` is `notes.v2/wsgi.log`,
+/// `/` is `=root/wsgi.log`. Different mounts never share a name.
+#[must_use]
+pub fn application_file(mount: &str) -> String {
     if mount == "/" {
-        return "app.log".to_owned();
+        return "=root/wsgi.log".to_owned();
     }
-    let mut name = String::from("app-");
+    let mut name = String::new();
     for byte in mount.trim_matches('/').bytes() {
         match byte {
             b'/' => name.push('.'),
@@ -91,7 +87,7 @@ fn application_file(mount: &str) -> String {
             }
         }
     }
-    name + ".log"
+    name + "/wsgi.log"
 }
 
 fn subscriber(

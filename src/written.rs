@@ -15,14 +15,28 @@
 
 mod reader;
 mod units;
+mod values;
 
 use std::{
     fmt::{self, Write as _},
     ops::Range,
+    path::PathBuf,
     sync::Arc,
 };
 
 pub use reader::{File, Table, Value, nearest};
+pub use values::{absolute, environment, parse_network};
+
+/// The text of a file, and how to understand it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file as the operator knows it.
+    pub file: Arc<str>,
+    /// Its text.
+    pub text: String,
+    /// The absolute, canonical directory that paths in it are relative to.
+    pub base: PathBuf,
+}
 
 /// How bad a problem is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

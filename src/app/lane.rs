@@ -125,8 +125,7 @@ impl Lane {
     ) -> std::io::Result<Rc<Self>> {
         socket.set_nonblocking(true)?;
         let socket = UnixStream::from_std(socket)?;
-        let lane =
-            Rc::new(Self { worker, index, retired: Cell::new(false), state: RefCell::new(State::default()) });
+        let lane = Rc::new(Self { worker, index, retired: Cell::new(false), state: RefCell::new(State::default()) });
         tokio::task::spawn_local(Rc::clone(&lane).serve(socket));
         Ok(lane)
     }
@@ -240,13 +239,11 @@ impl Lane {
         while !state.out.is_empty() {
             match socket.try_write(&state.out) {
                 Ok(written) => state.out.advance(written),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    match socket.poll_write_ready(cx) {
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(error)) => return Err(error),
-                        Poll::Pending => break,
-                    }
-                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => match socket.poll_write_ready(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Err(error),
+                    Poll::Pending => break,
+                },
                 Err(error) => return Err(error),
             }
         }
@@ -406,15 +403,16 @@ impl Ticket {
             }
         })
         .await?;
-        read_head(&payload).map(|(head, body)| match kind {
-            Kind::Response => Answer::Complete(head, body),
-            _ => Answer::Streaming(head),
-        })
-        .map_err(|error| {
-            tracing::error!(worker = self.lane.worker.id, %error, "a worker sent an unreadable head");
-            self.lane.worker.command(WorkerCommand::Replace("it sent an unreadable head"));
-            Failure::WorkerLost
-        })
+        read_head(&payload)
+            .map(|(head, body)| match kind {
+                Kind::Response => Answer::Complete(head, body),
+                _ => Answer::Streaming(head),
+            })
+            .map_err(|error| {
+                tracing::error!(worker = self.lane.worker.id, %error, "a worker sent an unreadable head");
+                self.lane.worker.command(WorkerCommand::Replace("it sent an unreadable head"));
+                Failure::WorkerLost
+            })
     }
 
     /// The next piece of a streaming answer; `None` at its end.
@@ -465,7 +463,8 @@ impl Drop for Ticket {
         let mut state = self.lane.state.borrow_mut();
         let slot = usize::from(self.id as u16);
         let Some(exchange) = state.get(self.id) else { return };
-        let over = matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _));
+        let over =
+            matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _));
         if over {
             exchange.wake();
             state.exchanges.remove(slot);

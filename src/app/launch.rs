@@ -23,10 +23,7 @@ use portcullis_wire::{Boot, Kind, begin, end, put_u32};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::process::{Child, Command};
 
-use crate::{
-    config::Config,
-    policy::Application,
-};
+use crate::{config::Config, policy::Application};
 
 /// What Python runs first; it loads our extension and hands over.
 const BOOTSTRAP: &str = include_str!("../worker/bootstrap.py");
@@ -75,7 +72,9 @@ pub enum LaunchError {
     #[error("there is no Python at {0}: create the virtualenv, or correct `python` in the policy")]
     NoPython(PathBuf),
     /// No interpreter on `PATH`.
-    #[error("`python3` is not on PATH: install Python 3.10 or newer, or name an interpreter with `python` in the policy")]
+    #[error(
+        "`python3` is not on PATH: install Python 3.10 or newer, or name an interpreter with `python` in the policy"
+    )]
     NoPythonOnPath,
     /// The application's directory is not there.
     #[error("there is no directory {0}: correct `directory` in the policy")]

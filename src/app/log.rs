@@ -12,16 +12,6 @@ pub struct AppLog {
 }
 
 impl AppLog {
-    /// The log of the application mounted at `name`, below the directory of logs.
-    #[must_use]
-    pub fn path(directory: &Path, name: &str) -> PathBuf {
-        let folder = match name.trim_matches('/') {
-            "" => "root".to_owned(),
-            name => name.replace('/', "."),
-        };
-        directory.join(folder).join("wsgi.log")
-    }
-
     /// Writes to an open file.
     #[must_use]
     pub fn new(file: LogFile, path: PathBuf) -> Self {

@@ -106,14 +106,7 @@ impl WorkerShared {
     /// A worker about to be started; its supervisor reads `commands`.
     #[must_use]
     pub fn new(id: u64, application: Arc<str>, commands: mpsc::UnboundedSender<WorkerCommand>) -> Self {
-        Self {
-            id,
-            application,
-            in_flight: AtomicU32::new(0),
-            served: AtomicU64::new(0),
-            commands,
-            idle: Notify::new(),
-        }
+        Self { id, application, in_flight: AtomicU32::new(0), served: AtomicU64::new(0), commands, idle: Notify::new() }
     }
 
     /// Asks its supervisor for something; a worker that is gone needs nothing any more.

@@ -50,7 +50,12 @@ pub fn put(out: &mut BytesMut, permit: &Permit, inbound: &Inbound, body: &Reques
         _ => (BodyKind::Follows, &[][..]),
     };
     let length = body.measured().map(|length| port.format(length).as_bytes());
-    let headers = visible_headers(&inbound.parts.headers, permit.app().pass_authorization, length);
+    let mut headers = visible_headers(&inbound.parts.headers, permit.app().pass_authorization, length);
+    // HTTP/2 names the host in the request-target, and applications look for it in HTTP_HOST.
+    let host = target.host().to_string();
+    if !inbound.parts.headers.contains_key(header::HOST) && !host.is_empty() {
+        headers.push((b"host", Cow::Borrowed(host.as_bytes())));
+    }
     let head = RequestHead {
         method: inbound.parts.method.as_str(),
         protocol: match inbound.parts.version {
@@ -203,9 +208,23 @@ mod tests {
     #[test]
     fn identity_in_any_spelling_stays_outside() {
         let spellings = [
-            "Remote-User", "remote_user", "REMOTE_USER", "X-Remote-User", "X-Forwarded-User", "X-Auth-Request-Email",
-            "Proxy", "Proxy-Authorization", "Authorization", "Script-Name", "Path-Info", "X-Original-URL", "X_A",
-            "X.A", "Forwarded", "X-Real-IP", "X-HTTP-Method-Override",
+            "Remote-User",
+            "remote_user",
+            "REMOTE_USER",
+            "X-Remote-User",
+            "X-Forwarded-User",
+            "X-Auth-Request-Email",
+            "Proxy",
+            "Proxy-Authorization",
+            "Authorization",
+            "Script-Name",
+            "Path-Info",
+            "X-Original-URL",
+            "X_A",
+            "X.A",
+            "Forwarded",
+            "X-Real-IP",
+            "X-HTTP-Method-Override",
         ];
         for name in spellings {
             assert_eq!(seen(&[(name, "admin")]), [], "{name}");

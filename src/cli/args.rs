@@ -73,10 +73,10 @@ Examples:
 #[command(subcommand_required = true, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
     /// The configuration, or the directory it is in
-    #[arg(long, global = true, value_name = "FILE", default_value = "portcullis.toml", value_hint = ValueHint::FilePath)]
+    #[arg(long, global = true, display_order = 800, value_name = "FILE", default_value = "portcullis.toml", value_hint = ValueHint::FilePath)]
     pub config: PathBuf,
     /// Answer in JSON, for programs
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 801)]
     pub json: bool,
     /// What to do
     #[command(subcommand)]

@@ -5,14 +5,14 @@
 
 use std::{
     fmt::Display,
-    io::{self, BufWriter, IsTerminal as _, Stdout, Write as _},
+    io::{self, BufWriter, IsTerminal as _, Write},
 };
 
 use serde::Serialize;
 
 /// Where everything is printed.
 pub(super) struct Out {
-    stdout: BufWriter<Stdout>,
+    stdout: BufWriter<Box<dyn Write>>,
     /// For programs.
     pub json: bool,
     color: bool,
@@ -65,7 +65,7 @@ impl Out {
     pub fn new(json: bool) -> Self {
         let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         Self {
-            stdout: BufWriter::new(io::stdout()),
+            stdout: BufWriter::new(Box::new(io::stdout())),
             json,
             color: !plain && !json && io::stdout().is_terminal(),
             color_remarks: !plain && io::stderr().is_terminal(),
@@ -107,21 +107,21 @@ impl Out {
     /// A remark, on standard error; for programs there are none.
     pub fn remark(&mut self, text: impl Display) {
         if !self.json {
-            to_stderr(&text.to_string());
+            self.say(&text.to_string());
         }
     }
 
     /// Something that should not be missed, on standard error.
     pub fn warn(&mut self, text: impl Display) {
-        to_stderr(&format!("{} {text}", paint(self.color_remarks, Style::Warn, "warning:")));
+        self.say(&format!("{} {text}", paint(self.color_remarks, Style::Warn, "warning:")));
     }
 
     /// Why it failed, on standard error.
     pub fn error(&mut self, text: &str) {
         if self.json {
-            return to_stderr(&serde_json::json!({ "error": text }).to_string());
+            return self.say(&serde_json::json!({ "error": text }).to_string());
         }
-        to_stderr(&format!("{} {text}", paint(self.color_remarks, Style::Bad, "error:")));
+        self.say(&format!("{} {text}", paint(self.color_remarks, Style::Bad, "error:")));
     }
 
     /// Columns as wide as they need to be; the last one may be ragged.
@@ -159,6 +159,13 @@ impl Out {
         text.lines().try_for_each(|line| self.line(format_args!("{indent}{}", printable(line))))
     }
 
+    /// After what was printed before it, so that the two read in order on a terminal.
+    fn say(&mut self, text: &str) {
+        // Closed standard output shows at the next line of the answer; closed standard error is nobody's loss.
+        let _closed = self.flush();
+        let _closed = writeln!(io::stderr(), "{text}");
+    }
+
     /// Everything printed so far is really out.
     pub fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
@@ -186,18 +193,44 @@ fn paint(color: bool, style: Style, text: &str) -> String {
     if !color || style == Style::Plain { text.to_owned() } else { format!("\x1b[{}m{text}\x1b[0m", style.code()) }
 }
 
-/// A closed standard error is nobody's loss.
-fn to_stderr(text: &str) {
-    let _closed = writeln!(io::stderr(), "{text}");
-}
-
 fn set(variable: &str) -> bool {
     std::env::var_os(variable).is_some_and(|value| !value.is_empty())
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Paper(Rc<RefCell<Vec<u8>>>);
+
+    impl Write for Paper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// What `print` prints for people without colour.
+    pub fn printed(print: impl FnOnce(&mut Out) -> io::Result<()>) -> String {
+        let paper = Paper::default();
+        let stdout = BufWriter::new(Box::new(paper.clone()) as Box<dyn Write>);
+        let mut out = Out { stdout, json: false, color: false, color_remarks: false };
+        print(&mut out).and_then(|()| out.flush()).unwrap();
+        let bytes = paper.0.borrow().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn tables_are_as_wide_as_they_need_and_have_no_trailing_blanks() {
+        let rows = [["ännchen".into(), "x\ny".into()], ["b".into(), "".into()]];
+        let table = printed(|out| out.table(["NAME", "WHAT"], &rows));
+        assert_eq!(table, "NAME     WHAT\nännchen  x\\ny\nb\n");
+    }
 
     #[test]
     fn control_characters_are_shown_and_not_obeyed() {

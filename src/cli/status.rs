@@ -219,7 +219,39 @@ pub(super) fn count(number: usize, what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::out::tests::printed, *};
+
+    #[test]
+    fn a_status_shows_what_is_wrong_with_which_application() {
+        let worker = |state: &str, python: Option<&str>| WorkerStatus {
+            pid: Some(7),
+            state: state.to_owned(),
+            python: python.map(str::to_owned),
+            requests: 3,
+            restarts: 1,
+        };
+        let app = |name: &str, state, workers, last_error: Option<&str>| AppStatus {
+            name: name.to_owned(),
+            title: String::new(),
+            enabled: true,
+            state,
+            workers,
+            last_error: last_error.map(str::to_owned),
+            log: format!("logs{name}.log"),
+        };
+        let ready = || worker("ready", Some("3.11.2"));
+        let apps = [
+            app("/notes", AppState::Running, vec![ready(), ready(), worker("starting", None)], None),
+            app("/broken", AppState::Failed, vec![], Some("Traceback:\n  File \"app.py\"")),
+        ];
+        assert_eq!(
+            printed(|out| applications(&apps, out)),
+            "APPLICATION  STATE    WORKERS                              REQUESTS  RESTARTS  TITLE\n\
+             /notes       running  2 ready (Python 3.11.2), 1 starting  9         3\n\
+             /broken      failed   -                                    0         0\n\
+             \n/broken: the last error (log: logs/broken.log)\n  Traceback:\n    File \"app.py\"\n"
+        );
+    }
 
     #[test]
     fn spans_and_counts_read_well() {

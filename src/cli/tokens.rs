@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     control::{
-        TokenKind, TokenRecord,
+        Owner, TokenKind, TokenRecord,
         roles::Holder,
         tokens::{self, TokenArgs},
         unknown,
@@ -141,7 +141,16 @@ fn state(token: &TokenRecord, now: Timestamp) -> (&'static str, Style) {
         ("revoked", Style::Bad)
     } else if token.expires.is_some_and(|at| at <= now) {
         ("expired", Style::Warn)
+    } else if !owner_enabled(&token.owner, now) {
+        ("owner disabled", Style::Warn)
     } else {
         ("good", Style::Good)
+    }
+}
+
+fn owner_enabled(owner: &Owner, now: Timestamp) -> bool {
+    match owner {
+        Owner::User(user) => user.enabled && user.expires.is_none_or(|at| at > now),
+        Owner::Service(service) => service.enabled,
     }
 }

@@ -1,6 +1,19 @@
-//! `portcullis.toml` as meant.
+//! `portcullis.toml`: the system. The only reader of configuration files.
+//!
+//! [`file`] reads it as written, this module says what is meant: every path absolute, every default filled in, every
+//! mistake in one report. Applications are described in `policies/*.toml`, which [`Config::policy_sources`] reads and
+//! `policy` understands; `applications` brings the two together, because nothing here knows what a policy is.
+//!
+//! Relative paths are relative to the file they stand in. Nothing in this file is a secret except, possibly, the
+//! password in a `database_url`, which no message repeats.
+
+mod file;
+mod read;
+mod template;
+
 use std::{
     collections::BTreeMap,
+    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -8,11 +21,17 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use template::template;
+
 use crate::{
     model::{MethodSet, SecurityLevel},
-    policy,
-    written::Problem,
+    written::{self, Problem, Source},
 };
+
+/// The certificate that is used where none is configured, and that `init` writes.
+pub const DEFAULT_CERTIFICATE: &str = "certs/server.pem";
+/// Its key.
+pub const DEFAULT_KEY: &str = "certs/server-key.pem";
 
 /// The whole of `portcullis.toml`, every path absolute, every default filled in.
 #[derive(Debug, Clone)]
@@ -35,11 +54,11 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// `[passwords]`
     pub passwords: Passwords,
-    /// `[store] path`
+    /// `[store] path`: users, roles, tokens, keys, audit. Default `data/portcullis.sqlite3`.
     pub store: PathBuf,
-    /// `[policies] directory`
+    /// `[policies] directory`: one file for each application. Default `policies`.
     pub policies: PathBuf,
-    /// `[data] directory`
+    /// `[data] directory`: what the gate and the applications write. Default `data`.
     pub data: PathBuf,
     /// `[logs]`
     pub logs: Logs,
@@ -50,35 +69,35 @@ pub struct Config {
 /// `[gateway]`: where the gate listens and whom it believes.
 #[derive(Debug, Clone)]
 pub struct Gateway {
-    /// Addresses for HTTPS.
+    /// `listen`: addresses for HTTPS. Default `127.0.0.1:8443`.
     pub listen: Vec<SocketAddr>,
-    /// Addresses for plain HTTP, answered with a redirect to HTTPS and nothing else.
+    /// `redirect_listen`: addresses for plain HTTP, answered with a redirect to HTTPS and nothing else. Default none.
     pub redirect_listen: Vec<SocketAddr>,
-    /// Data threads.
+    /// `threads`: data threads. Default one for each core.
     pub threads: usize,
-    /// Peers whose `X-Forwarded-For` is believed.
+    /// `trusted_proxies`: networks of peers whose `X-Forwarded-For` is believed. Default none.
     pub trusted_proxies: Vec<IpNet>,
-    /// Peers that must begin with a PROXY protocol header.
+    /// `proxy_protocol`: networks of peers that must begin with a PROXY protocol header. Default none.
     pub proxy_protocol: Vec<IpNet>,
-    /// Accepted host names; empty is any.
+    /// `hosts`: accepted host names, lower case, without ports; empty, the default, is any.
     pub hosts: Vec<Box<str>>,
 }
 
 /// `[tls]`
 #[derive(Debug, Clone)]
 pub struct Tls {
-    /// Certificates and their keys; the client's SNI chooses, the first is the fallback.
+    /// `[[tls.certificate]]`: the client's SNI chooses, the first is the fallback. Default [`DEFAULT_CERTIFICATE`].
     pub certificates: Vec<CertificateFiles>,
-    /// The oldest protocol version accepted.
+    /// `minimum`: the oldest protocol version accepted, `1.2` or `1.3`. Default [`TlsVersion::of`] the level.
     pub minimum: TlsVersion,
 }
 
 /// One `[[tls.certificate]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {
-    /// PEM, the leaf first.
+    /// `certificate`: PEM, the leaf first.
     pub certificate: PathBuf,
-    /// PEM.
+    /// `key`: PEM.
     pub key: PathBuf,
 }
 
@@ -94,94 +113,126 @@ pub enum TlsVersion {
 /// `[security]`: the system policy.
 #[derive(Debug, Clone, Copy)]
 pub struct Security {
-    /// The preset.
+    /// `level`: the preset. Default `normal`.
     pub level: SecurityLevel,
-    /// The methods permitted at all.
+    /// `methods`: the methods permitted at all. Default those of the level; more than those is a warning.
     pub methods: MethodSet,
 }
 
 /// `[tokens]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
-    /// `iss` of the JWTs issued here.
+    /// `issuer`: `iss` of the JWTs issued here. Default `portcullis`.
     pub issuer: String,
 }
 
 /// `[limits]`
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Largest request head, bytes.
+    /// `header_bytes`: largest request head, bytes. Default 64 KiB.
     pub header_bytes: usize,
-    /// Most header fields.
+    /// `headers`: most header fields. Default 100.
     pub headers: usize,
-    /// Largest request body, bytes, where an application does not say.
+    /// `body_bytes`: largest request body, bytes, where an application does not say. Default 100 MiB.
     pub body_bytes: u64,
-    /// Most connections at once.
+    /// `connections`: most connections at once. Default 10000.
     pub connections: usize,
-    /// Most requests that wait for one application.
+    /// `queue`: most requests that wait for one application. Default 1024.
     pub queue: usize,
 }
 
 /// `[timeouts]`
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// TLS handshake.
+    /// `handshake`: the TLS handshake. Default 10 s.
     pub handshake: Duration,
-    /// The head of a request.
+    /// `head`: the head of a request. Default 10 s.
     pub head: Duration,
-    /// A kept-alive connection without a request.
+    /// `idle`: a kept-alive connection without a request. Default 60 s.
     pub idle: Duration,
-    /// Between two pieces of a request's body.
+    /// `body`: between two pieces of a request's body. Default 30 s.
     pub body: Duration,
-    /// An application's answer.
+    /// `request`: an application's answer. Default 60 s.
     pub request: Duration,
-    /// A worker's start.
+    /// `start`: a worker's start. Default 60 s.
     pub start: Duration,
-    /// A worker's, or the gate's, orderly end.
+    /// `stop`: a worker's, or the gate's, orderly end. Default 30 s.
     pub stop: Duration,
 }
 
 /// `[passwords]`: what a verification costs.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passwords {
-    /// Argon2id memory, KiB.
+    /// `memory_kib`: Argon2id memory, KiB. Default 19456.
     pub memory_kib: u32,
-    /// Argon2id passes.
+    /// `iterations`: Argon2id passes. Default 2.
     pub iterations: u32,
-    /// Argon2id lanes.
+    /// `parallelism`: Argon2id lanes. Default 1.
     pub parallelism: u32,
-    /// Threads that hash.
+    /// `hashing_threads`: threads that hash. Default half the cores, at least one.
     pub hashing_threads: usize,
-    /// Sign-ins that may wait for one of them.
+    /// `queue`: sign-ins that may wait for one of them. Default 64.
     pub queue: usize,
 }
 
 /// `[logs]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logs {
-    /// Where log files go.
+    /// `directory`: where log files go. Default `logs`.
     pub directory: PathBuf,
-    /// Size at which a file is rotated, bytes.
+    /// `max_bytes`: size at which a file is rotated, bytes. Default 50 MiB.
     pub max_bytes: u64,
-    /// Rotated files kept.
+    /// `keep`: rotated files kept. Default 5.
     pub keep: usize,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,portcullis::app=debug`.
+    /// `level`: `error`, `warn`, `info`, `debug`, `trace`, or a list such as `info,portcullis::app=debug`. Default `info`.
     pub level: String,
 }
 
 /// `[namespace.NAME]`: where applications run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Namespace {
     /// Its name.
     pub name: String,
-    /// Working directory; `None` is the application's own.
+    /// `directory`: working directory; `None`, the default, is the application's own.
     pub directory: Option<PathBuf>,
-    /// A private writable directory.
+    /// `data`: a private writable directory. Default `namespaces/NAME` in the data directory.
     pub data: PathBuf,
-    /// `DATABASE_URL`.
+    /// `database_url`: the application's `DATABASE_URL`. Default an SQLite file in `data`.
     pub database_url: String,
-    /// Extra environment.
+    /// `environment`: extra variables. Default none.
     pub environment: BTreeMap<String, String>,
+}
+
+impl TlsVersion {
+    /// The oldest version that a level accepts.
+    #[must_use]
+    pub const fn of(level: SecurityLevel) -> Self {
+        match level {
+            SecurityLevel::Minimal | SecurityLevel::Normal => Self::V12,
+            SecurityLevel::LockedDown => Self::V13,
+        }
+    }
+
+    /// The word used in configuration.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::V12 => "1.2",
+            Self::V13 => "1.3",
+        }
+    }
+}
+
+/// Without the database URL and the values of the environment, which may hold passwords.
+impl fmt::Debug for Namespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Namespace")
+            .field("name", &self.name)
+            .field("directory", &self.directory)
+            .field("data", &self.data)
+            .field("environment", &self.environment.keys())
+            .finish_non_exhaustive()
+    }
 }
 
 /// Reads `portcullis.toml`: the configuration and its warnings.
@@ -189,34 +240,92 @@ pub struct Namespace {
 /// # Errors
 /// Every mistake in it.
 pub fn load(path: &Path) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
-    let _ = path;
-    Err(Vec::new())
+    let shown = path.to_string_lossy();
+    let text = read::text(path, &shown).map_err(|problem| vec![problem])?;
+    let resolve = || -> std::io::Result<PathBuf> {
+        // The directory is resolved and the file is not: a link to a file elsewhere keeps its neighbours here.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        directory.canonicalize()
+    };
+    let root =
+        resolve().map_err(|error| vec![Problem::file(&shown, format!("its directory cannot be resolved: {error}"))])?;
+    let file = root.join(path.file_name().unwrap_or_default());
+    understand(&shown, &text, &file, &root)
+}
+
+/// What a text means that stands in `file` under `root`.
+fn understand(shown: &str, text: &str, file: &Path, root: &Path) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let (config, problems) = written::File::new(shown, text).read(|table| Some(file::read(table, file, root, cores)));
+    match config {
+        Some(config) if !problems.iter().any(Problem::is_error) => Ok((config, problems)),
+        _ => Err(problems),
+    }
 }
 
 impl Config {
-    /// Reads every application in the policies directory.
+    /// Reads the files of the policies directory: `*.toml` in the order of their names, but not `*.cases.toml`, which
+    /// hold tests. Hidden files are left alone: editors keep half-written copies in them.
     ///
-    /// # Errors
-    /// Every mistake in every file.
-    pub fn load_applications(&self) -> policy::Loaded {
-        Ok((Vec::new(), Vec::new()))
+    /// Beside what could be read, why the rest could not: a policy that is missing is a mistake like any other.
+    #[must_use]
+    pub fn policy_sources(&self) -> (Vec<Source>, Vec<Problem>) {
+        let listed = self.policies.canonicalize().and_then(|base| Ok((policy_files(&base)?, base)));
+        let (names, base) = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                let message = format!("the policies cannot be read: {}", read::plain(&error));
+                let problem = Problem::file(&self.shown(&self.policies), message);
+                return (Vec::new(), vec![problem.help("[policies] directory in portcullis.toml names it")]);
+            }
+        };
+        let (mut sources, mut problems) = (Vec::new(), Vec::new());
+        for name in names {
+            let file = self.shown(&self.policies.join(&name));
+            match read::text(&base.join(&name), &file) {
+                Ok(text) => sources.push(Source { file: file.into(), text, base: base.clone() }),
+                Err(problem) => problems.push(problem),
+            }
+        }
+        (sources, problems)
     }
 
     /// A namespace by name: as declared, or the defaults for an application that names none.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Namespace {
-        self.namespaces.get(name).cloned().unwrap_or_else(|| Namespace {
-            name: name.to_owned(),
-            directory: None,
-            data: self.data.join("namespaces").join(name),
-            database_url: String::new(),
-            environment: BTreeMap::new(),
-        })
+        let default = || {
+            let data = self.data.join("namespaces").join(name);
+            let database_url = database_url(&data);
+            Namespace { name: name.to_owned(), directory: None, data, database_url, environment: BTreeMap::new() }
+        };
+        self.namespaces.get(name).cloned().unwrap_or_else(default)
+    }
+
+    /// A path as the operator knows it: relative to the root if it lies below.
+    fn shown(&self, path: &Path) -> String {
+        path.strip_prefix(&self.root).unwrap_or(path).to_string_lossy().into_owned()
     }
 }
 
-/// The text of a commented default `portcullis.toml`.
-#[must_use]
-pub fn template(listen: SocketAddr, level: SecurityLevel, certificate: &str, key: &str) -> String {
-    format!("# {listen} {level} {certificate} {key}")
+/// Names of the policy files, sorted, so that every start reports mistakes in the same order.
+fn policy_files(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        if text.ends_with(".toml") && !text.ends_with(".cases.toml") && !text.starts_with('.') {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
+
+/// An SQLite file in a namespace's data directory. SQLAlchemy and dj-database-url both read three slashes and an
+/// absolute path, hence four.
+fn database_url(data: &Path) -> String {
+    format!("sqlite:///{}", data.join("database.sqlite3").display())
+}
+
+#[cfg(test)]
+mod tests;

@@ -55,7 +55,7 @@ impl Actor {
 #[derive(Debug, thiserror::Error)]
 pub enum ActError {
     /// There is no such thing.
-    #[error("there is no {kind} `{name}`{}", hint(suggestion.as_deref()))]
+    #[error("there is no {kind} `{name}`{}", hint(kind, name, suggestion.as_deref()))]
     Unknown {
         /// `user`, `role`…
         kind: &'static str,
@@ -88,8 +88,12 @@ pub enum ActError {
     Store(#[from] StoreError),
 }
 
-fn hint(suggestion: Option<&str>) -> String {
-    suggestion.map(|name| format!(": did you mean `{name}`?")).unwrap_or_default()
+fn hint(kind: &str, name: &str, suggestion: Option<&str>) -> String {
+    match suggestion {
+        Some(known) => format!(": did you mean `{known}`?"),
+        None if kind == "role" => format!(": `portcullis role add {name}` makes it"),
+        None => String::new(),
+    }
 }
 
 /// The one of `names` that looks most like `wrong`, if any looks like it at all.

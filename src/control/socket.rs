@@ -195,11 +195,14 @@ impl Drop for Listener {
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// It holds the socket and says nothing.
-    #[error("a gateway is running but did not answer within {} s: see its log, or restart it", .0.as_secs())]
+    #[error("the running gateway did not answer within {} s: see its log, or restart it", .0.as_secs())]
     Silent(Duration),
     /// May not connect.
     #[error("may not talk to the running gateway at {}: run the command as the user it runs as", .0.display())]
     Forbidden(PathBuf),
+    /// It hung up.
+    #[error("the running gateway closed the connection: it is stopping, or it runs as another user")]
+    Closed,
     /// It answered with something else.
     #[error("the running gateway gave an answer that this version does not understand: {0}")]
     Unreadable(String),
@@ -235,8 +238,7 @@ async fn exchange(data: &Path, command: &Command) -> Result<Option<Reply>, AskEr
     let mut answer = String::new();
     BufReader::new(stream).take(MAX_LINE).read_line(&mut answer).await?;
     if answer.is_empty() {
-        // Closed without a word: another user's socket, or one that is just stopping.
-        return Err(AskError::Forbidden(path));
+        return Err(AskError::Closed);
     }
     serde_json::from_str(&answer).map(Some).map_err(|error| AskError::Unreadable(error.to_string()))
 }
@@ -294,25 +296,26 @@ fn bind_stale(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = with_short_path(path, |short| UnixListener::bind(short))?;
+    let (address, _directory) = address(path)?;
+    let listener = UnixListener::bind(address)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
 async fn connect(path: &Path) -> io::Result<UnixStream> {
-    let stream = with_short_path(path, |short| std::os::unix::net::UnixStream::connect(short))?;
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+    let (address, _directory) = address(path)?;
+    UnixStream::connect(address).await
 }
 
-/// A path that is too long for a socket's address is reached through its directory's descriptor.
-fn with_short_path<T>(path: &Path, act: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
-    if path.as_os_str().len() <= MAX_SOCKET_PATH {
-        return act(path);
-    }
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return act(path) };
+/// What to bind or connect to. A path that is too long for a socket's address is reached through its directory, which
+/// has to stay open for as long.
+fn address(path: &Path) -> io::Result<(PathBuf, Option<File>)> {
+    let (Some(parent), Some(name), true) = (path.parent(), path.file_name(), path.as_os_str().len() > MAX_SOCKET_PATH)
+    else {
+        return Ok((path.to_path_buf(), None));
+    };
     let directory = File::open(parent)?;
-    act(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name))
+    Ok((Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name), Some(directory)))
 }
 
 #[cfg(test)]

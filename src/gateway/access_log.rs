@@ -119,7 +119,11 @@ impl AccessLog {
         put_optional(out, "principal", record.principal.as_deref());
         put_optional(out, "authenticated", record.authenticated.map(Method::word));
         put_optional(out, "credential", record.credential.as_deref());
-        out.extend_from_slice(if record.reason.is_some() { b",\"decision\":\"refused\"" } else { b",\"decision\":\"allowed\"" });
+        out.extend_from_slice(if record.reason.is_some() {
+            b",\"decision\":\"refused\""
+        } else {
+            b",\"decision\":\"allowed\""
+        });
         put_optional(out, "reason", record.reason.map(Reason::id));
         if let Some(rule) = &record.rule {
             out.extend_from_slice(b",\"rule\":");

@@ -9,8 +9,7 @@ use crate::gateway::listener::is_in;
 
 /// Headers that mean something to the gate or to `environ` and must not come twice: two values are two readings.
 /// Two `Authorization` headers are refused where credentials are read.
-const SINGLE: [HeaderName; 4] =
-    [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING];
+const SINGLE: [HeaderName; 4] = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING];
 
 /// Says which header came twice although only one can be meant.
 #[must_use]
@@ -60,8 +59,7 @@ fn forwarded(headers: &HeaderMap) -> Option<Hops> {
 }
 
 fn x_forwarded_for(headers: &HeaderMap) -> Option<Hops> {
-    list(headers, &HeaderName::from_static("x-forwarded-for"))
-        .map(|elements| elements.into_iter().map(node).collect())
+    list(headers, &HeaderName::from_static("x-forwarded-for")).map(|elements| elements.into_iter().map(node).collect())
 }
 
 /// The elements of a list header, all its lines in order.
@@ -104,7 +102,10 @@ mod tests {
     #[test]
     fn behind_a_trusted_proxy_the_right_most_foreign_hop_counts() {
         assert_eq!(seen("10.0.0.1:1", "x-forwarded-for", "1.1.1.1, 192.0.2.7, 10.0.0.2"), "192.0.2.7");
-        assert_eq!(seen("[::ffff:10.0.0.1]:1", "forwarded", r#"for=1.1.1.1, for="[2001:db8::7]:99";proto=https"#), "2001:db8::7");
+        assert_eq!(
+            seen("[::ffff:10.0.0.1]:1", "forwarded", r#"for=1.1.1.1, for="[2001:db8::7]:99";proto=https"#),
+            "2001:db8::7"
+        );
     }
 
     #[test]

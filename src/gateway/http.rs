@@ -140,9 +140,7 @@ async fn serve_http2<S>(
     let counted = Rc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let (thread, open) = (Rc::clone(&thread), OpenStream::new(&counted));
-        async move {
-            Ok::<_, Infallible>(thread.answer(peer, request, false, open).await)
-        }
+        async move { Ok::<_, Infallible>(thread.answer(peer, request, false, open).await) }
     });
     let mut builder = conn::http2::Builder::new(Here);
     builder

@@ -255,9 +255,10 @@ impl Thread {
 
     fn realm(&self, record: &Record) -> String {
         let world = self.current.get();
-        let title = record.application.as_ref().and_then(|name| {
-            world.routes.all().iter().find(|app| app.name == *name).map(|app| app.title.clone())
-        });
+        let title = record
+            .application
+            .as_ref()
+            .and_then(|name| world.routes.all().iter().find(|app| app.name == *name).map(|app| app.title.clone()));
         title.filter(|title| !title.is_empty()).unwrap_or_else(|| "Portcullis".to_owned())
     }
 }

@@ -124,7 +124,10 @@ impl Refusal {
             (header::CACHE_CONTROL, "no-store"),
             (header::SERVER, "Portcullis"),
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"),
+            (
+                header::CONTENT_SECURITY_POLICY,
+                "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+            ),
             (header::REFERRER_POLICY, "no-referrer"),
         ] {
             headers.insert(name, HeaderValue::from_static(value));
@@ -145,7 +148,8 @@ impl Refusal {
     /// clients find theirs.
     fn challenge(&self, headers: &mut HeaderMap, realm: &str) {
         let Some(methods) = self.sign_in else { return };
-        let realm: String = realm.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\' && c.is_ascii()).collect();
+        let realm: String =
+            realm.chars().filter(|c| !c.is_control() && *c != '"' && *c != '\\' && c.is_ascii()).collect();
         if methods.contains(Method::Password) {
             append(headers, &format!("Basic realm=\"{realm}\", charset=\"UTF-8\""));
         }
@@ -170,7 +174,9 @@ fn append(headers: &mut HeaderMap, value: &str) {
 
 const fn status(reason: Reason) -> StatusCode {
     match reason {
-        Reason::BadRequest | Reason::BadPath | Reason::BadHost | Reason::AmbiguousCredentials => StatusCode::BAD_REQUEST,
+        Reason::BadRequest | Reason::BadPath | Reason::BadHost | Reason::AmbiguousCredentials => {
+            StatusCode::BAD_REQUEST
+        }
         Reason::HostNotServed => StatusCode::MISDIRECTED_REQUEST,
         Reason::CredentialsRequired | Reason::CredentialsRejected => StatusCode::UNAUTHORIZED,
         Reason::MethodNotPermitted
@@ -200,7 +206,9 @@ const fn status(reason: Reason) -> StatusCode {
 const fn retry_after(reason: Reason) -> Option<&'static str> {
     match reason {
         Reason::SignInBusy | Reason::QueueFull => Some("1"),
-        Reason::ApplicationUnavailable | Reason::StoreUnavailable | Reason::AuditUnavailable | Reason::Stopping => Some("5"),
+        Reason::ApplicationUnavailable | Reason::StoreUnavailable | Reason::AuditUnavailable | Reason::Stopping => {
+            Some("5")
+        }
         _ => None,
     }
 }
@@ -218,7 +226,9 @@ const fn sentence(reason: Reason) -> &'static str {
         Reason::HostNotServed => "This host is not served here.",
         Reason::AmbiguousCredentials => "The request carries credentials more than once.",
         Reason::NoApplication | Reason::ApplicationDisabled | Reason::NoFile => "There is nothing at this address.",
-        Reason::MethodNotPermitted => "This application relies on a way to sign in that this installation does not permit.",
+        Reason::MethodNotPermitted => {
+            "This application relies on a way to sign in that this installation does not permit."
+        }
         Reason::MethodNotAllowed => "This way to sign in is not accepted here.",
         Reason::CredentialsRequired => "Sign in to go on.",
         Reason::CredentialsRejected => "The name, password or token is not right, or no longer valid.",

@@ -83,12 +83,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The operating system gives no thread, or no second handle to a socket.
-    pub fn start(
-        count: usize,
-        shared: &Shared,
-        listeners: &[StdListener],
-        redirects: &[Redirect],
-    ) -> io::Result<Self> {
+    pub fn start(count: usize, shared: &Shared, listeners: &[StdListener], redirects: &[Redirect]) -> io::Result<Self> {
         let mut gateway = Self { threads: Vec::new(), pools: Vec::new() };
         for index in 0..count {
             let listeners = listeners.iter().map(nonblocking).collect::<io::Result<Vec<_>>>()?;
@@ -229,7 +224,13 @@ async fn accept(listener: StdListener, thread: Rc<Thread>, shared: Shared, gate:
                     continue;
                 };
                 let inside = Inside::enter(&gate);
-                tokio::task::spawn_local(converse(stream, address, Rc::clone(&thread), shared.shutdown.clone(), (open, inside)));
+                tokio::task::spawn_local(converse(
+                    stream,
+                    address,
+                    Rc::clone(&thread),
+                    shared.shutdown.clone(),
+                    (open, inside),
+                ));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -288,8 +289,9 @@ async fn redirect(listener: StdListener, port: u16, shared: Shared) {
         let patience = shared.current.get().config.timeouts.head;
         tokio::task::spawn_local(async move {
             let _open = open;
-            let service =
-                service_fn(move |request: Request<Incoming>| async move { Ok::<_, std::convert::Infallible>(to_https(&request, port)) });
+            let service = service_fn(move |request: Request<Incoming>| async move {
+                Ok::<_, std::convert::Infallible>(to_https(&request, port))
+            });
             let mut builder = conn::http1::Builder::new();
             builder.timer(TokioTimer::new()).header_read_timeout(patience).keep_alive(false);
             let connection = builder.serve_connection(TokioIo::new(stream), service);

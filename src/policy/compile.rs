@@ -1,23 +1,19 @@
 //! From policies as written to applications as meant: defaults filled in, paths made absolute, and everything refused
 //! that contradicts itself, another rule, another file or the system.
 
-use std::{
-    collections::BTreeMap,
-    path::{Component, Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use http::Method as Verb;
 
 use super::{
-    Application, Context, Default_, Loaded, Rules, ServeFiles, Source,
+    Application, Context, Default_, Loaded, Rules, ServeFiles,
     document::{self, App, At, Document, WrittenRule},
     rule::{Effect, Pattern, Rule, Trie, Who, list},
 };
 use crate::{
     model::{Method, MethodSet, RuleId},
     target::Mount,
-    written::{File, Problem, Severity, Value, nearest},
+    written::{File, Problem, Severity, Source, Value, absolute, nearest},
 };
 
 /// Reads all policy files. A mistake in one is a mistake in all: half a set of policies is not what anybody reviewed.
@@ -146,19 +142,6 @@ fn existing((path, value): &At<'_, String>, source: &Source, context: Context<'_
         value.warning(format!("there is no directory `{}`", crate::written::shown(path)), help);
     }
     directory
-}
-
-/// A path as a file means it, without `.` and `..`. `base` is canonical, so leaving out `..` stays where the kernel would go.
-pub(crate) fn absolute(base: &Path, path: &str) -> PathBuf {
-    let mut out = base.to_path_buf();
-    for component in Path::new(path).components() {
-        match component {
-            Component::CurDir => {}
-            Component::ParentDir => drop(out.pop()),
-            component => out.push(component),
-        }
-    }
-    out
 }
 
 fn warn_of_forbidden(methods: MethodSet, system: MethodSet, value: &Value<'_>) {

@@ -1,6 +1,6 @@
 //! A policy file as written: every key there is, read with its place. What the keys mean together is [`super::compile`]'s.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
 
 use http::Method as Verb;
 use ipnet::IpNet;
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     model::{Method, MethodSet, Name},
     target::Mount,
-    written::{Table, Value, nearest},
+    written::{Table, Value, environment, nearest, parse_network},
 };
 
 /// A thing and the value it was read from, for what is found out about it later.
@@ -279,56 +279,6 @@ fn verb(value: &Value<'_>) -> Option<Verb> {
 
 fn network(value: &Value<'_>) -> Option<IpNet> {
     value.parse(parse_network, "such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
-}
-
-/// An address or a network, exactly as it is compared.
-pub(crate) fn parse_network(text: &str) -> Result<IpNet, String> {
-    let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-    let network = network.map_err(|_| "is not a network".to_owned())?;
-    if matches!(network, IpNet::V6(v6) if v6.addr().to_ipv4_mapped().is_some()) {
-        return Err("is IPv4 in the dress of IPv6; write it as IPv4".to_owned());
-    }
-    if network.addr() != network.network() {
-        return Err(format!("has bits beyond its length; did you mean `{}`?", network.trunc()));
-    }
-    Ok(network)
-}
-
-/// A table of environment variables.
-pub(crate) fn environment(table: &Table<'_>) -> BTreeMap<String, String> {
-    table.entries().iter().filter_map(|value| Some((variable(value)?, text_without_nul(value)?))).collect()
-}
-
-/// What the gate itself says to an application, which no file may say in its place.
-const RESERVED: &str = "PORTCULLIS_";
-
-fn variable(value: &Value<'_>) -> Option<String> {
-    let key = value.key();
-    let plain = key.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    if key.is_empty() || !plain || key.starts_with(|c: char| c.is_ascii_digit()) {
-        value.key_error(
-            format!("`{}` is not the name of a variable", crate::written::shown(key)),
-            "letters, digits and _",
-        );
-        return None;
-    }
-    if key.starts_with(RESERVED) {
-        value.key_error(
-            format!("`{key}` is set by the gate itself"),
-            "variables that begin with PORTCULLIS_ are reserved",
-        );
-        return None;
-    }
-    Some(key.to_owned())
-}
-
-fn text_without_nul(value: &Value<'_>) -> Option<String> {
-    let text = value.string()?;
-    if text.contains('\0') {
-        value.error(format!("`{}` has a NUL character", value.key()), "no environment can hold one");
-        return None;
-    }
-    Some(text.to_owned())
 }
 
 fn module(text: &str) -> Result<String, &'static str> {

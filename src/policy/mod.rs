@@ -187,17 +187,6 @@ pub struct Question<'a> {
     pub from: IpAddr,
 }
 
-/// A policy file to load.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// The file as the operator knows it.
-    pub file: Arc<str>,
-    /// Its text.
-    pub text: String,
-    /// The absolute directory that its paths are relative to.
-    pub base: PathBuf,
-}
-
 /// What the rest of the system says about applications.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {

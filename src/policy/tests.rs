@@ -9,11 +9,11 @@ use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc};
 
 use http::{Method as Verb, Version};
 
-use super::{Application, Context, Question, Source, decide, explain, load};
+use super::{Application, Context, Question, decide, explain, load};
 use crate::{
     model::{Method, MethodSet, Name, Principal, Verified},
     target::Target,
-    written::Problem,
+    written::{Problem, Source},
 };
 
 /// A request in one line: `GET /notes/admin/x as ann+sales by token:tok_1 from 10.0.0.5`.

@@ -52,9 +52,9 @@ fn the_level_filters_and_one_that_cannot_be_read_is_info() {
 
 #[test]
 fn every_application_has_a_file_of_its_own() {
-    assert_eq!(application_file("/notes"), "app-notes.log");
-    assert_eq!(application_file("/"), "app.log");
-    assert_eq!(application_file("/api/v2"), "app-api.v2.log");
+    assert_eq!(application_file("/notes"), "notes/wsgi.log");
+    assert_eq!(application_file("/"), "=root/wsgi.log");
+    assert_eq!(application_file("/api/v2"), "api.v2/wsgi.log");
     let mounts = ["/", "/root", "/root.", "/a/b", "/a.b", "/a_b", "/a%2Eb", "/A/b", "/é", "/..", "/a/..", "/a b"];
     let files: std::collections::HashSet<String> = mounts.into_iter().map(application_file).collect();
     assert_eq!(files.len(), mounts.len());

@@ -60,7 +60,8 @@ impl Setup {
     /// Adds an application from any directory.
     pub fn app_in(mut self, mount: &str, directory: &Path, module: &str, more: &str) -> Self {
         let name = if mount == "/" { "root".to_owned() } else { mount.trim_matches('/').replace('/', "-") };
-        let head = format!("[app]\nname = \"{mount}\"\ndirectory = \"{}\"\nmodule = \"{module}\"\n", directory.display());
+        let head =
+            format!("[app]\nname = \"{mount}\"\ndirectory = \"{}\"\nmodule = \"{module}\"\n", directory.display());
         self.policies.push((name, format!("{head}{more}\n")));
         self
     }
@@ -569,12 +570,8 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 fn run(mut command: Command, input: &[u8]) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program runs");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
     let mut stdin = child.stdin.take().expect("a pipe");
     // A command that does not read its input closes it.
     let _ = stdin.write_all(input);

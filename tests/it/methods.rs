@@ -28,7 +28,9 @@ async fn both(ask: Ask<'_>) -> [Answer; 2] {
 #[tokio::test]
 async fn without_credentials_the_challenge_names_just_the_allowed_methods() {
     let gate = gate("normal");
-    for (path, challenges) in [("/both/", vec!["Basic", "Bearer"]), ("/password/", vec!["Basic"]), ("/token/", vec!["Bearer"])] {
+    for (path, challenges) in
+        [("/both/", vec!["Basic", "Bearer"]), ("/password/", vec!["Basic"]), ("/token/", vec!["Bearer"])]
+    {
         for answer in both(gate.get(path)).await {
             assert_eq!((answer.code(), answer.reason()), (401, "credentials-required"), "{path}");
             assert_eq!(answer.challenges(), challenges, "{path}");
@@ -185,7 +187,8 @@ async fn every_refusal_is_one_log_line_and_one_audit_record_without_the_secret()
     };
     assert_eq!(export.matches(&request).count(), 1, "{export}");
     assert!(export.contains("mallory"), "a failed sign-in names whom it was for: {export}");
-    let logs = ["access.log", "messages.log"].map(|name| std::fs::read_to_string(gate.path(&format!("logs/{name}"))).unwrap());
+    let logs =
+        ["access.log", "messages.log"].map(|name| std::fs::read_to_string(gate.path(&format!("logs/{name}"))).unwrap());
     for text in logs.iter().chain([&export]) {
         assert!(!text.contains(secret), "{text}");
     }

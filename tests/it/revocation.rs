@@ -62,7 +62,10 @@ async fn a_revoked_token_is_dead_at_once_opaque_or_signed() {
         let token = gate.token(&args);
         let listed: serde_json::Value = serde_json::from_str(&gate.cli(&["token", "list", "--json"])).unwrap();
         let list = listed.as_array().or_else(|| listed["tokens"].as_array()).expect("a list of tokens");
-        let id = list.iter().find(|token| token["revoked"].is_null()).expect("a live token")["id"].as_str().unwrap().to_owned();
+        let id = list.iter().find(|token| token["revoked"].is_null()).expect("a live token")["id"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         refused_after(&gate, gate.get("/app/").bearer(&token), &["token", "revoke", &id], b"", 401).await;
     }
 }

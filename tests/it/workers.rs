@@ -92,7 +92,12 @@ async fn a_killed_worker_costs_only_what_it_held_and_is_back_within_a_second() {
     let codes = load.finish().await;
     assert!(after.contains(&before[1]), "the other one was untouched");
     let failed: Vec<_> = codes.iter().filter(|code| **code != 200).collect();
-    assert!(failed.len() <= 8 && failed.iter().all(|code| **code == 502), "{} of {}: {failed:?}", failed.len(), codes.len());
+    assert!(
+        failed.len() <= 8 && failed.iter().all(|code| **code == 502),
+        "{} of {}: {failed:?}",
+        failed.len(),
+        codes.len()
+    );
     assert!(back < Duration::from_secs(1) || cfg!(debug_assertions), "back after {back:?}");
     let line = gate.await_log("messages.log", |line| line.to_string().contains("SIGKILL"));
     assert!(line.to_string().contains("/app"), "{line}");
@@ -129,7 +134,11 @@ async fn a_reload_under_load_loses_nothing_and_brings_the_new_version() {
         assert_eq!(hello(&gate).await.text(), format!("round {round}"));
     }
     let codes = load.finish().await;
-    assert!(codes.len() > 50 && codes.iter().all(|code| *code == 200), "{:?}", codes.iter().filter(|code| **code != 200).collect::<Vec<_>>());
+    assert!(
+        codes.len() > 50 && codes.iter().all(|code| *code == 200),
+        "{:?}",
+        codes.iter().filter(|code| **code != 200).collect::<Vec<_>>()
+    );
     for worker in old {
         await_gone(worker);
     }
@@ -172,7 +181,11 @@ async fn an_application_that_cannot_be_imported_says_why_and_answers_503() {
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_504_and_a_stuck_worker_is_replaced() {
     let gate = Setup::level("normal")
-        .app("/app", "contract", "methods = [\"password\"]\ndefault = \"signed-in\"\nthreads = 1\nrequest_timeout = \"1s\"")
+        .app(
+            "/app",
+            "contract",
+            "methods = [\"password\"]\ndefault = \"signed-in\"\nthreads = 1\nrequest_timeout = \"1s\"",
+        )
         .start();
     let answer = gate.get("/app/sleep?ms=60000").admin().over(Http::One).await;
     assert_eq!((answer.code(), answer.reason()), (504, "application-timeout"));
@@ -182,9 +195,8 @@ async fn a_request_that_takes_too_long_is_504_and_a_stuck_worker_is_replaced() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_lets_a_running_request_finish() {
-    let mut gate = Setup::level("normal")
-        .app("/app", "contract", "methods = [\"password\"]\ndefault = \"signed-in\"")
-        .start();
+    let mut gate =
+        Setup::level("normal").app("/app", "contract", "methods = [\"password\"]\ndefault = \"signed-in\"").start();
     assert_eq!(gate.get("/app/generator").admin().over(Http::One).await.code(), 200);
     let workers = gate.await_workers("/app", 1);
     let slow = gate.get("/app/sleep?ms=500").admin();

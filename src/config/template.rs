@@ -1,0 +1,95 @@
+//! The `portcullis.toml` that `init` writes: what matters is set, the rest stands there with its default.
+
+use std::net::SocketAddr;
+
+use super::TlsVersion;
+use crate::model::SecurityLevel;
+
+/// The text of a commented `portcullis.toml`. `certificate` and `key` are paths relative to it.
+#[must_use]
+pub fn template(listen: SocketAddr, level: SecurityLevel, certificate: &str, key: &str) -> String {
+    let (level_word, methods) = (level.word(), quoted(level));
+    let minimum = TlsVersion::of(level).word();
+    let (certificate, key) = (string(certificate), string(key));
+    format!(
+        r#"# Portcullis: the system. Applications are described in policies/, one file each.
+# Paths are relative to this file. Times: "500ms", "30s", "5m", "2h", "90d". Sizes: "64KiB", "100MiB", "2GiB".
+# What is commented out stands there with its default. `portcullis check` reads this file and says what is wrong.
+
+[gateway]
+listen = ["{listen}"]                  # addresses for HTTPS
+# redirect_listen = []                 # addresses for plain HTTP, answered with a redirect to HTTPS
+# threads = 2                          # data threads; one for each core by default
+# trusted_proxies = []                 # networks whose X-Forwarded-For is believed
+# proxy_protocol = []                  # networks that must speak the PROXY protocol
+# hosts = []                           # host names that are served; empty is any
+
+[tls]
+# minimum = "{minimum}"                      # 1.2 | 1.3; the default follows the security level
+
+[[tls.certificate]]                    # several are chosen from by name; the first is the fallback
+certificate = {certificate}
+key = {key}
+
+[security]
+level = "{level_word}"                       # minimal | normal | locked-down
+# methods = [{methods}]    # what is permitted at all; the default follows the level
+
+[tokens]
+# issuer = "portcullis"                # `iss` of tokens issued here
+
+[limits]
+# header_bytes = "64KiB"               # request line and header fields
+# headers = 100                        # header fields
+# body_bytes = "100MiB"                # request bodies, where an application says nothing else
+# connections = 10000
+# queue = 1024                         # requests that wait for one application
+
+[timeouts]
+# handshake = "10s"                    # TLS
+# head = "10s"                         # request line and header fields
+# idle = "60s"                         # a kept-alive connection
+# body = "30s"                         # between two pieces of a request's body
+# request = "60s"                      # an application's answer
+# start = "60s"                        # a worker's start
+# stop = "30s"                         # what is running may finish
+
+[passwords]                            # what one verification costs (Argon2id)
+# memory_kib = 19456
+# iterations = 2
+# parallelism = 1
+# hashing_threads = 1                  # half the cores by default
+# queue = 64                           # sign-ins that wait
+
+[store]
+path = "data/portcullis.sqlite3"       # users, roles, tokens, keys, audit
+
+[policies]
+directory = "policies"
+
+[data]
+directory = "data"
+
+[logs]
+directory = "logs"
+# max_bytes = "50MiB"                  # a file is rotated at this size
+# keep = 5                             # rotated files kept
+# level = "info"                       # error | warn | info | debug | trace
+
+# Where applications run. One that names no namespace has one of its own, named like it.
+# [namespace.notes]
+# directory = "../notes"               # working directory; the application's own by default
+# data = "data/namespaces/notes"       # a private writable directory
+# database_url = "postgresql://notes@db.example.org/notes"   # an SQLite file in `data` by default
+# environment = {{ NOTES_MODE = "production" }}
+"#
+    )
+}
+
+fn quoted(level: SecurityLevel) -> String {
+    level.methods().iter().map(|method| format!("\"{method}\"")).collect::<Vec<_>>().join(", ")
+}
+
+fn string(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

@@ -25,7 +25,7 @@ use std::{
 };
 
 pub use reader::{File, Table, Value, nearest};
-pub use values::{absolute, environment, parse_network};
+pub use values::{absolute, environment, is_namespace, parse_network};
 
 /// The text of a file, and how to understand it.
 #[derive(Debug, Clone)]

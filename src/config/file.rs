@@ -15,7 +15,7 @@ use super::{
 use crate::{
     model::{Method, MethodSet, SecurityLevel},
     target::Host,
-    written::{Table, Value, absolute, environment, parse_network, shown},
+    written::{Table, Value, absolute, environment, is_namespace, parse_network, shown},
 };
 
 /// Data threads; more than any machine has use for is a misplaced digit.
@@ -247,12 +247,6 @@ fn namespace(value: &Value<'_>, directory: &Path, data: &Path) -> Option<Namespa
 
 fn variables(table: &Table<'_>) -> BTreeMap<String, String> {
     environment(&table.table("environment"))
-}
-
-/// A name that is a directory of that name and nothing else on every file system.
-fn is_namespace(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    name.len() <= 64 && name.bytes().all(plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
 }
 
 fn url(value: &Value<'_>) -> Option<String> {

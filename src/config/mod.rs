@@ -1,6 +1,6 @@
 //! `portcullis.toml`: the system. The only reader of configuration files.
 //!
-//! [`file`] reads it as written, this module says what is meant: every path absolute, every default filled in, every
+//! `file` reads it as written, this module says what is meant: every path absolute, every default filled in, every
 //! mistake in one report. Applications are described in `policies/*.toml`, which [`Config::policy_sources`] reads and
 //! `policy` understands; `applications` brings the two together, because nothing here knows what a policy is.
 //!

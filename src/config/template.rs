@@ -8,8 +8,12 @@ use crate::model::SecurityLevel;
 /// The text of a commented `portcullis.toml`. `certificate` and `key` are paths relative to it.
 #[must_use]
 pub fn template(listen: SocketAddr, level: SecurityLevel, certificate: &str, key: &str) -> String {
-    let (level_word, methods) = (level.word(), quoted(level));
-    let minimum = TlsVersion::of(level).word();
+    // As wide as the column before the comments.
+    let wide = |text: String| format!("{text:<38}");
+    let listen = wide(format!("listen = [\"{listen}\"]"));
+    let minimum = wide(format!("# minimum = \"{}\"", TlsVersion::of(level).word()));
+    let methods = wide(format!("# methods = [{}]", quoted(level)));
+    let level = wide(format!("level = \"{level}\""));
     let (certificate, key) = (string(certificate), string(key));
     format!(
         r#"# Portcullis: the system. Applications are described in policies/, one file each.
@@ -17,7 +21,7 @@ pub fn template(listen: SocketAddr, level: SecurityLevel, certificate: &str, key
 # What is commented out stands there with its default. `portcullis check` reads this file and says what is wrong.
 
 [gateway]
-listen = ["{listen}"]                  # addresses for HTTPS
+{listen} # addresses for HTTPS
 # redirect_listen = []                 # addresses for plain HTTP, answered with a redirect to HTTPS
 # threads = 2                          # data threads; one for each core by default
 # trusted_proxies = []                 # networks whose X-Forwarded-For is believed
@@ -25,15 +29,15 @@ listen = ["{listen}"]                  # addresses for HTTPS
 # hosts = []                           # host names that are served; empty is any
 
 [tls]
-# minimum = "{minimum}"                      # 1.2 | 1.3; the default follows the security level
+{minimum} # 1.2 | 1.3; the default follows the security level
 
 [[tls.certificate]]                    # several are chosen from by name; the first is the fallback
 certificate = {certificate}
 key = {key}
 
 [security]
-level = "{level_word}"                       # minimal | normal | locked-down
-# methods = [{methods}]    # what is permitted at all; the default follows the level
+{level} # minimal | normal | locked-down
+{methods} # what is permitted at all; the default follows the level
 
 [tokens]
 # issuer = "portcullis"                # `iss` of tokens issued here

@@ -241,12 +241,12 @@ fn values_out_of_reason_are_refused_with_the_reason() {
     check("[security]\nlevel = \"lockeddown\"", &["did you mean `locked-down`?"]);
     check("[security]\nmethods = []", &["nobody could get in"]);
     check("[passwords]\nmemory_kib = 64", &["from 7168 to 4194304"]);
-    check("[limits]\nbody_bytes = \"100MB\"", &["`body_bytes` is a size, not `100MB`", "100MiB"]);
-    check("[timeouts]\nidle = \"never\"", &["`idle` is a duration, not `never`"]);
+    check("[limits]\nbody_bytes = \"100MB\"", &["`body_bytes` has to be a size, not `100MB`", "100MiB"]);
+    check("[timeouts]\nidle = \"never\"", &["`idle` has to be a duration, not `never`"]);
     check("[logs]\nlevel = \"verbose\"", &["is not a log level"]);
     check("[namespace.\"../x\"]", &["`../x` is not the name of a namespace"]);
     check("[namespace.x]\ndatabase_url = \"s3cret\"", &["`database_url` is not the URL"]);
-    check("namespace = 3", &["`namespace` is a table, not a whole number"]);
+    check("namespace = 3", &["`namespace` has to be a table, not a whole number"]);
     let secret = read("[namespace.x]\ndatabase_url = \"s3cret\"").unwrap_err();
     assert!(!secret[0].to_string().contains("s3cret"));
 }
@@ -268,6 +268,6 @@ fn files_that_cannot_be_read_say_why() {
     assert!(load(&at("largest.toml")).is_ok());
     fs::write(at("latin1.toml"), b"[tokens]\nissuer = \"caf\xe9\"\n").unwrap();
     let latin1 = refused("latin1.toml");
-    assert_eq!((latin1.line, latin1.column), (2, 14), "{}", render(&[latin1.clone()], false));
+    assert_eq!((latin1.line, latin1.column), (2, 14), "{}", render(std::slice::from_ref(&latin1), false));
     assert!(latin1.message.contains("byte 0xe9"));
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     model::{Method, MethodSet, RuleId},
     target::Mount,
-    written::{File, Problem, Severity, Source, Value, absolute, nearest},
+    written::{File, Problem, Severity, Source, Value, absolute, is_namespace, nearest},
 };
 
 /// Reads all policy files. A mistake in one is a mistake in all: half a set of policies is not what anybody reviewed.
@@ -84,11 +84,12 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
     let directory = app.directory.as_ref().map(|directory| existing(directory, source, context));
     // Everything was looked at; from here on a gap means that a problem was reported.
     let (mount, name) = app.name?;
+    let namespace = namespace.unwrap_or_else(|| implicit_namespace(&mount, &name));
     let (directory, (methods, _)) = (directory?, app.methods?);
     let application = Application {
         name: mount.as_str().into(),
         title: app.title.unwrap_or_else(|| mount.as_str().to_owned()),
-        namespace: namespace.unwrap_or_else(|| implicit_namespace(&mount)),
+        namespace,
         directory,
         module: app.module?,
         callable: app.callable.unwrap_or_else(|| "application".to_owned()),
@@ -116,11 +117,16 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
 }
 
 /// `team-notes` for `/team/notes`, `root` for `/`.
-fn implicit_namespace(mount: &Mount) -> String {
-    match mount.script_name().trim_start_matches('/') {
+fn implicit_namespace(mount: &Mount, value: &Value<'_>) -> String {
+    let name = match mount.script_name().trim_start_matches('/') {
         "" => "root".to_owned(),
         name => name.replace('/', "-"),
+    };
+    if !is_namespace(&name) {
+        let message = format!("no namespace can be called `{}` like this application", crate::written::shown(&name));
+        value.error(message, "declare one in portcullis.toml and write `namespace = ...`");
     }
+    name
 }
 
 fn declared((name, value): &At<'_, String>, context: Context<'_>) -> String {

@@ -248,8 +248,8 @@ fn who(text: &str) -> Result<Who, String> {
         Some(("service", service)) => name(service).map(Who::Service),
         Some(("token", id)) if is_token_id(id) => Ok(Who::Token(id.into())),
         Some(("token", _)) => Err("names no token: its public id begins with tok_".to_owned()),
-        Some((kind, _)) => Err(not_one_of("is nobody", kind, ["role", "user", "service", "token"])),
-        None => Err(not_one_of("is nobody", text, ["anyone", "signed-in"])),
+        Some((kind, _)) => Err(not_one_of("names nobody", kind, ["role", "user", "service", "token"])),
+        None => Err(not_one_of("names nobody", text, ["anyone", "signed-in"])),
     }
 }
 

@@ -29,7 +29,7 @@
 //! * When several denies hold, the first in the file that signing in cannot lift is named, else the first.
 //! * What this version does not know (`mfa`, `[[expect]]`, `limit`, `mode`) is an error and never ignored.
 //!
-//! [`document`] reads a file as written, [`compile`] makes of it what is meant, [`judge`] finds the verdict.
+//! `document` reads a file as written, `compile` makes of it what is meant, `judge` finds the verdict.
 
 mod compile;
 mod document;

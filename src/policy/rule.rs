@@ -1,7 +1,7 @@
 //! One rule, and the trie that finds the rules of a path without looking at the others.
 //!
 //! A pattern is segments: literals, `*` for exactly one, and at the end perhaps `**` for this and everything below.
-//! [`Trie::walk`] visits the patterns that match a path with the most specific first: at every segment the literal
+//! `Trie::walk` visits the patterns that match a path with the most specific first: at every segment the literal
 //! before `*` before `**`. No pattern is visited twice, so a walk costs at most the patterns there are.
 //!
 //! A trailing slash makes no difference: `/admin/` is judged as `/admin`, because applications differ in which of the two

@@ -103,7 +103,7 @@ impl<'f> Table<'f> {
         match value.value.get_ref() {
             DeValue::Array(items) => items.iter().filter_map(|item| value.item(item).as_table(name.clone())).collect(),
             _ => {
-                value.error(format!("`{key}` is a list of tables"), format!("begin each with [[{name}]]"));
+                value.error(format!("`{key}` has to be a list of tables"), format!("begin each with [[{name}]]"));
                 Vec::new()
             }
         }
@@ -354,7 +354,7 @@ impl<'f> Value<'f> {
             DeValue::String(text) if kind == "a duration" || kind == "a size" => format!("`{}`", shown(text)),
             value => a(value.type_str()).to_owned(),
         };
-        self.error(format!("`{}` is {kind}, not {found}", shown(&self.key)), help);
+        self.error(format!("`{}` has to be {kind}, not {found}", shown(&self.key)), help);
         None
     }
 }

@@ -31,9 +31,9 @@ fn every_mistake_is_reported_in_the_order_of_the_text() {
         [
             "policies/notes.toml:1:1: [app] has no `directory` (where the application lies)",
             "policies/notes.toml:2:1: unknown key `naem` in [app] (did you mean `name`?)",
-            "policies/notes.toml:3:11: `workers` is a whole number, not a string (write it without quotes)",
-            "policies/notes.toml:4:11: `enabled` is true or false, not a whole number (write it without quotes)",
-            "policies/notes.toml:7:8: `path` is a string, not a whole number (write it in quotes)",
+            "policies/notes.toml:3:11: `workers` has to be a whole number, not a string (write it without quotes)",
+            "policies/notes.toml:4:11: `enabled` has to be true or false, not a whole number (write it without quotes)",
+            "policies/notes.toml:7:8: `path` has to be a string, not a whole number (write it in quotes)",
             "policies/notes.toml:8:1: unknown key `extra` in [allow] (known here: path)",
         ]
     );

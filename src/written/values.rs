@@ -74,3 +74,10 @@ pub fn absolute(base: &Path, path: &str) -> PathBuf {
     }
     out
 }
+
+/// A name that is a directory of that name and nothing else on every file system.
+#[must_use]
+pub fn is_namespace(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    name.len() <= 64 && name.bytes().all(plain) && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+}

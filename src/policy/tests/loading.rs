@@ -215,11 +215,11 @@ fn values_that_mean_nothing_are_refused_with_what_was_meant() {
     for (line, words) in [
         ("who = \"rol:x\"", "did you mean `role`?"),
         ("who = \"signedin\"", "did you mean `signed-in`?"),
-        ("who = \"ann\"", "is nobody"),
+        ("who = \"ann\"", "names nobody"),
         ("who = \"role:\"", "has no name after the colon"),
         ("who = \"token:ptc_secret\"", "its public id begins with tok_"),
         ("who = []", "is an empty list"),
-        ("who = 3", "is a string, not a whole number"),
+        ("who = 3", "has to be a string, not a whole number"),
         ("who = \"anyone\"\nmethods = [\"get\"]", "did you mean `GET`?"),
         ("who = \"anyone\"\nmethods = []", "is an empty list"),
         ("who = \"anyone\"\nauth = \"pasword\"", "did you mean `password`?"),
@@ -234,6 +234,7 @@ fn values_that_mean_nothing_are_refused_with_what_was_meant() {
     for (key, value, words) in [
         ("name", "\"/notes/\"", "ends with a slash"),
         ("name", "\"/n*\"", "mounted at one path"),
+        ("name", "\"/café\"", "no namespace can be called `café`"),
         ("module", "\"app.py\"", "leave .py out"),
         ("module", "\"../app\"", "is not a module"),
         ("callable", "\"os.system('x')\"", "is not a callable"),
@@ -248,8 +249,8 @@ fn values_that_mean_nothing_are_refused_with_what_was_meant() {
         ("title", "\"a\\nb\"", "control character"),
         ("environment", "{ PORTCULLIS_X = \"1\" }", "set by the gate itself"),
         ("environment", "{ \"A=B\" = \"1\" }", "is not the name of a variable"),
-        ("environment", "{ A = 1 }", "is a string, not a whole number"),
-        ("request_timeout", "\"soon\"", "is a duration"),
+        ("environment", "{ A = 1 }", "has to be a string, not a whole number"),
+        ("request_timeout", "\"soon\"", "has to be a duration"),
     ] {
         let others: String =
             SMALL.lines().filter(|line| !line.starts_with(key)).map(|line| format!("{line}\n")).collect();

@@ -151,6 +151,38 @@ fn a_deny_wins_wherever_it_stands_and_signing_in_is_offered_if_it_helps() {
 }
 
 #[test]
+fn no_password_is_asked_for_nothing() {
+    let rules = r#"
+        [[deny]]
+        path = "/elsewhere"
+        unless_who = "role:r"
+        [[allow]]
+        path = "/elsewhere"
+        who = "anyone"
+        from = "10.0.0.0/8"
+        [[deny]]
+        path = "/torn"
+        auth = ["unauthenticated", "password"]
+        [[deny]]
+        path = "/torn"
+        auth = ["unauthenticated", "token"]
+        [[allow]]
+        path = "/**"
+        who = "anyone"
+    "#;
+    check(
+        &app(EVERY, rules),
+        ALL,
+        &[
+            ("GET /notes/elsewhere from 10.0.0.1", "401 denied-by-rule /elsewhere password, token"),
+            ("GET /notes/elsewhere from 11.0.0.1", "403 denied-by-rule /elsewhere"),
+            ("GET /notes/torn", "403 denied-by-rule /torn"),
+            ("GET /notes/torn as ann", "403 denied-by-rule /torn"),
+        ],
+    );
+}
+
+#[test]
 fn methods_are_system_and_application_and_rule_together() {
     let rules = r#"
         [[allow]]

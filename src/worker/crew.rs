@@ -167,6 +167,11 @@ impl Crew {
         &self.lanes[lane]
     }
 
+    /// The sockets of all lanes.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.lanes.iter().map(|lane| &lane.socket)
+    }
+
     /// The state; callers do not wait for anything while they hold it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -293,7 +298,13 @@ impl Crew {
             return;
         }
         let mut state = self.lock();
-        state.queue.retain(|job| job.lane != index);
+        let State { queue, bodies, .. } = &mut *state;
+        queue.retain(|job| {
+            if job.lane == index {
+                bodies.remove(&(index, job.request));
+            }
+            job.lane != index
+        });
         for seat in 0..state.places.len() {
             if let Some(running) = state.places[seat].running.as_mut().filter(|running| running.lane == index) {
                 running.cancelled = true;

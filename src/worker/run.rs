@@ -113,7 +113,11 @@ impl Runner<'_> {
             environ
                 .set_item(intern!(py, "wsgi.input"), Bound::new(py, Input::complete(payload.slice_ref(head.body)))?)?;
         }
-        let start_response = self.start_response(py, ticket, queued_us, head.method == "HEAD")?;
+        let start_response = self.start_response(py)?;
+        let head_only = head.method == "HEAD";
+        let mut fresh = start_response.try_borrow_mut().map_err(PyErr::from)?;
+        fresh.reset(ticket, request_id.clone(), queued_us, head_only);
+        drop(fresh);
         let delivered = self.call(py, environ, &start_response, request_id);
         errors.get().finish(py);
         start_response.try_borrow_mut().map_err(PyErr::from)?.retire();
@@ -157,7 +161,7 @@ impl Runner<'_> {
             report(py, Level::Error, request_id, &text);
         }
         iterated?;
-        Ok(start_response.try_borrow_mut().map_err(PyErr::from)?.finish()?)
+        Ok(start_response.try_borrow_mut().map_err(PyErr::from)?.finish(py)?)
     }
 
     /// Hands every block over before it asks for the next one.
@@ -187,20 +191,11 @@ impl Runner<'_> {
         Ok(())
     }
 
-    fn start_response<'py>(
-        &mut self,
-        py: Python<'py>,
-        ticket: Ticket,
-        queued_us: u32,
-        head_only: bool,
-    ) -> PyResult<Bound<'py, StartResponse>> {
-        let kept = self.start_response.take().filter(|kept| python::is_ours_alone(py, kept));
-        let start_response = match kept {
-            Some(kept) => kept.into_bound(py),
-            None => Bound::new(py, StartResponse::default())?,
-        };
-        start_response.try_borrow_mut()?.reset(ticket, queued_us, head_only);
-        Ok(start_response)
+    fn start_response<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, StartResponse>> {
+        match self.start_response.take().filter(|kept| python::is_ours_alone(py, kept)) {
+            Some(kept) => Ok(kept.into_bound(py)),
+            None => Bound::new(py, StartResponse::default()),
+        }
     }
 
     /// Logs what went wrong and says what the gateway is to be told.

@@ -186,12 +186,12 @@ impl Crew {
     pub(crate) fn next(&self, py: Python<'_>, turn: &mut Turn) -> Option<Job> {
         let now = self.close(py, turn);
         loop {
-            let (job, slow) = {
+            let (job, hold) = {
                 let mut state = self.lock();
-                (self.begin(&mut state, turn.seat), state.service > HOLD)
+                (self.begin(&mut state, turn.seat), state.service <= HOLD && state.leader == Leader::Nobody)
             };
             if let Some(job) = job.filter(|_| !forked()) {
-                if turn.held_since.is_some_and(|since| slow || now.duration_since(since) > HOLD) {
+                if turn.held_since.is_some_and(|since| !hold || now.duration_since(since) > HOLD) {
                     self.flush(py);
                     turn.held_since = None;
                 }
@@ -215,6 +215,12 @@ impl Crew {
                 py.detach(|| lane.flush(Patience::Endless));
             }
         }
+    }
+
+    /// Whether an answer may be held back while the application runs: only while somebody stands by to send it off.
+    /// Who takes the lead from then on sends it off, too.
+    pub(crate) fn may_hold(&self) -> bool {
+        self.lock().leader == Leader::Nobody
     }
 
     /// Waits inside a request until `check` has an answer, reading the lanes meanwhile if nobody else does. `seat` is
@@ -383,6 +389,7 @@ impl Crew {
                     state.leader = Leader::Runner(seat);
                     state.places[seat].polling = true;
                     drop(state);
+                    self.send_off();
                     let complete = self.attend(seat, None);
                     state = self.lock();
                     state.places[seat].polling = false;
@@ -453,9 +460,7 @@ impl Crew {
                 continue;
             }
             drop(state);
-            for lane in &self.lanes {
-                lane.flush(Patience::None);
-            }
+            self.send_off();
             state = self.lock();
             break;
         }
@@ -480,6 +485,7 @@ impl Crew {
         self.summon_for_queue(&mut state);
         state.places[seat].polling = true;
         drop(state);
+        self.send_off();
         self.attend(seat, None);
         state = self.lock();
         state.places[seat].polling = false;
@@ -528,6 +534,13 @@ impl Crew {
     fn ring(&self, state: &State, seat: usize) {
         if state.places[seat].polling {
             let _ = rustix::io::write(&self.seats[seat].bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Sends off what others have held back, as far as the sockets take it.
+    fn send_off(&self) {
+        for lane in &self.lanes {
+            lane.flush(Patience::None);
         }
     }
 

@@ -26,6 +26,7 @@ use crate::{
     logs::{Stream, report},
     python,
     respond::{Ended, StartResponse, fail},
+    wrapper::FileWrapper,
 };
 
 /// One Python thread's way of running requests.
@@ -171,24 +172,42 @@ impl Runner<'_> {
         answer: &Bound<'_, PyAny>,
         start_response: &Bound<'_, StartResponse>,
     ) -> Result<(), Failure> {
+        if let Ok(file) = answer.cast_exact::<FileWrapper>() {
+            while let Some(block) = file.get().next_large(py)? {
+                if !self.hand_over(py, &block, start_response)? {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         for block in answer.try_iter()? {
-            let block = block?;
-            let bytes = expect_bytes(&block)?;
-            if bytes.as_bytes().is_empty() {
-                continue;
-            }
-            let mut response = start_response.try_borrow_mut().map_err(PyErr::from)?;
-            let more = response.push(py, bytes.as_bytes())?;
-            let complete = response.is_complete();
-            drop(response);
-            if !more {
+            if !self.hand_over(py, &block?, start_response)? {
                 break;
-            }
-            if !complete {
-                self.crew.flush(py);
             }
         }
         Ok(())
+    }
+
+    /// Sends one block; false when no more is wanted.
+    fn hand_over(
+        &self,
+        py: Python<'_>,
+        block: &Bound<'_, PyAny>,
+        start_response: &Bound<'_, StartResponse>,
+    ) -> Result<bool, Failure> {
+        let bytes = expect_bytes(block)?.as_bytes();
+        if bytes.is_empty() {
+            return Ok(true);
+        }
+        let mut response = start_response.try_borrow_mut().map_err(PyErr::from)?;
+        let more = response.push(py, bytes)?;
+        let complete = response.is_complete();
+        drop(response);
+        // A complete body may wait for its End: they leave together, or after a millisecond.
+        if !(complete && self.crew.may_hold()) {
+            self.crew.flush(py);
+        }
+        Ok(more)
     }
 
     fn start_response<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, StartResponse>> {

@@ -8,7 +8,7 @@ use std::{
 
 /// Rooms of the main package and their floors; a room may use rooms below its own floor, or on it where
 /// [`NEVER`] does not say otherwise.
-const FLOORS: [(&str, u8); 23] = [
+const FLOORS: [(&str, u8); 24] = [
     ("main", 7),
     ("cli", 6),
     ("serve", 5),
@@ -16,13 +16,14 @@ const FLOORS: [(&str, u8); 23] = [
     ("control", 4),
     ("authn", 3),
     ("app", 3),
+    ("applications", 3),
     ("snapshot", 3),
     ("audit", 3),
     ("certificates", 3),
     ("policy", 2),
     ("store", 2),
     ("config", 2),
-    ("telemetry", 1),
+    ("telemetry", 3),
     ("target", 0),
     ("written", 0),
     ("model", 0),
@@ -51,7 +52,7 @@ const NEVER: [(&str, &[&str], &str); 6] = [
 /// Foreign crates that live in one place, so that replacing one is a change in one place.
 const HOMES: [(&str, &[&str]); 19] = [
     ("argon2", &["authn/"]),
-    ("arc_swap", &["snapshot.rs"]),
+    ("arc_swap", &["snapshot.rs", "authn/"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),
@@ -195,7 +196,7 @@ fn unsafe_code_stays_in_the_worker_and_says_why() {
         let lines: Vec<_> = text.lines().collect();
         for (index, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or("");
-            if !code.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == "unsafe") {
+            if !["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"].iter().any(|form| code.contains(form)) {
                 continue;
             }
             if room(&file) != "worker" {

@@ -248,5 +248,5 @@ fn development_certificates_are_good_for_this_machine_alone() {
     assert_eq!(authority.basic_constraints().unwrap().unwrap().value.path_len_constraint, Some(0));
     assert_eq!(server.issuer(), authority.subject());
     assert_eq!(server.validity().not_after.timestamp() - server.validity().not_before.timestamp(), 397 * 86_400);
-    assert_eq!(server.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 4);
+    assert_eq!(server.subject_alternative_name().unwrap().unwrap().value.general_names.len(), 3);
 }

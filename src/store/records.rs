@@ -271,6 +271,13 @@ impl AuditRecord {
         self
     }
 
+    /// Allowed, and it did not work.
+    #[must_use]
+    pub const fn failed(mut self) -> Self {
+        self.outcome = AuditOutcome::Failed;
+        self
+    }
+
     /// What else is worth knowing.
     #[must_use]
     pub fn details(mut self, details: serde_json::Value) -> Self {

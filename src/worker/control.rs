@@ -5,8 +5,8 @@
 
 use std::{
     io::IoSliceMut,
-    mem::MaybeUninit,
-    os::fd::{FromRawFd, OwnedFd},
+    mem::{ManuallyDrop, MaybeUninit},
+    os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -17,9 +17,12 @@ use bytes::BytesMut;
 use portcullis_wire::{Frame, Kind, Malformed, put_frame, take_frame};
 use pyo3::prelude::*;
 use rustix::{
-    io::Errno,
+    fs::{Mode, OFlags},
+    io::{DupFlags, Errno},
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, recvmsg, send},
 };
+
+use crate::crew::{Crew, crew};
 
 /// The most lanes one worker can have: one bit each where lanes are listed, and far more than data threads.
 pub(crate) const MAX_LANES: usize = 64;
@@ -50,10 +53,10 @@ pub(crate) struct Inbox {
 pub(crate) fn adopt_stdin() -> rustix::io::Result<()> {
     // SAFETY: descriptor 0 is open (the gateway put the socket there), nothing else in this process owns it, and it
     // stays open: `ManuallyDrop` keeps this owner from closing it.
-    let mut zero = std::mem::ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(0) });
+    let mut zero = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(0) });
     let socket = rustix::io::fcntl_dupfd_cloexec(&*zero, 3)?;
     rustix::io::ioctl_fionbio(&socket, false)?;
-    let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty())?;
+    let null = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty())?;
     rustix::io::dup2(&null, &mut zero)?;
     let _ = CONTROL.set(Control { socket, writing: Mutex::new(()) });
     Ok(())
@@ -69,10 +72,19 @@ pub(crate) fn forked() -> bool {
     FORKED.load(Ordering::Relaxed)
 }
 
-/// Called in a forked child: from here on its output goes to the pipes, and it never speaks for the worker.
+/// Called in a forked child: from here on its output goes to the pipes, and it never speaks for the worker. Its copies
+/// of the sockets are replaced, so that the gateway sees them close when the worker itself ends.
 #[pyfunction]
 pub(crate) fn after_fork() {
     FORKED.store(true, Ordering::Relaxed);
+    let Ok(null) = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) else { return };
+    let control = CONTROL.get().map(|control| &control.socket);
+    for socket in control.into_iter().chain(crew().into_iter().flat_map(Crew::sockets)) {
+        // SAFETY: the descriptor is open and stays so under the same number; `ManuallyDrop` keeps this second owner
+        // from closing it.
+        let mut socket = ManuallyDrop::new(unsafe { OwnedFd::from_raw_fd(socket.as_raw_fd()) });
+        let _ = rustix::io::dup3(&null, &mut socket, DupFlags::CLOEXEC);
+    }
 }
 
 impl Control {

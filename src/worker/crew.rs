@@ -13,6 +13,8 @@
 //! a cancellation while every thread is busy, or a slow request behind fast ones in a worker with one thread. These
 //! *watchers* give up the lead to the first thread that can run.
 
+mod routing;
+
 use std::{
     collections::{HashMap, VecDeque},
     ffi::c_long,
@@ -22,11 +24,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_wire::{
-    FailKind, Frame, INITIAL_WINDOW, Interrupt, Kind, Malformed, RequestHead, put_fail, u32_payload,
-};
+use portcullis_wire::{INITIAL_WINDOW, Interrupt};
 use pyo3::prelude::*;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use crate::{
     control::{MAX_LANES, forked},
@@ -167,6 +167,11 @@ impl Crew {
         &self.lanes[lane]
     }
 
+    /// The sockets of all lanes.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.lanes.iter().map(|lane| &lane.socket)
+    }
+
     /// The state; callers do not wait for anything while they hold it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -181,12 +186,12 @@ impl Crew {
     pub(crate) fn next(&self, py: Python<'_>, turn: &mut Turn) -> Option<Job> {
         let now = self.close(py, turn);
         loop {
-            let (job, slow) = {
+            let (job, hold) = {
                 let mut state = self.lock();
-                (self.begin(&mut state, turn.seat), state.service > HOLD)
+                (self.begin(&mut state, turn.seat), state.service <= HOLD && state.leader == Leader::Nobody)
             };
             if let Some(job) = job.filter(|_| !forked()) {
-                if turn.held_since.is_some_and(|since| slow || now.duration_since(since) > HOLD) {
+                if turn.held_since.is_some_and(|since| !hold || now.duration_since(since) > HOLD) {
                     self.flush(py);
                     turn.held_since = None;
                 }
@@ -210,6 +215,12 @@ impl Crew {
                 py.detach(|| lane.flush(Patience::Endless));
             }
         }
+    }
+
+    /// Whether an answer may be held back while the application runs: only while somebody stands by to send it off.
+    /// Who takes the lead from then on sends it off, too.
+    pub(crate) fn may_hold(&self) -> bool {
+        self.lock().leader == Leader::Nobody
     }
 
     /// Waits inside a request until `check` has an answer, reading the lanes meanwhile if nobody else does. `seat` is
@@ -287,28 +298,6 @@ impl Crew {
         }
     }
 
-    /// Ends a lane: its requests are cancelled, and without any lane left the worker is done.
-    pub(crate) fn lose(&self, index: usize) {
-        if !self.lanes[index].abandon() {
-            return;
-        }
-        let mut state = self.lock();
-        state.queue.retain(|job| job.lane != index);
-        for seat in 0..state.places.len() {
-            if let Some(running) = state.places[seat].running.as_mut().filter(|running| running.lane == index) {
-                running.cancelled = true;
-                self.call(&mut state, seat);
-            }
-        }
-        for (_, body) in state.bodies.iter_mut().filter(|((lane, _), _)| *lane == index) {
-            body.aborted = true;
-        }
-        drop(state);
-        if self.lanes.iter().all(Lane::is_gone) {
-            self.stop();
-        }
-    }
-
     /// Accounts for the request that this thread has finished.
     fn close(&self, py: Python<'_>, turn: &mut Turn) -> Instant {
         let now = Instant::now();
@@ -372,6 +361,7 @@ impl Crew {
                     state.leader = Leader::Runner(seat);
                     state.places[seat].polling = true;
                     drop(state);
+                    self.send_off();
                     let complete = self.attend(seat, None);
                     state = self.lock();
                     state.places[seat].polling = false;
@@ -442,9 +432,7 @@ impl Crew {
                 continue;
             }
             drop(state);
-            for lane in &self.lanes {
-                lane.flush(Patience::None);
-            }
+            self.send_off();
             state = self.lock();
             break;
         }
@@ -469,6 +457,7 @@ impl Crew {
         self.summon_for_queue(&mut state);
         state.places[seat].polling = true;
         drop(state);
+        self.send_off();
         self.attend(seat, None);
         state = self.lock();
         state.places[seat].polling = false;
@@ -520,99 +509,11 @@ impl Crew {
         }
     }
 
-    /// Waits for frames and routes them; false when a signal came first.
-    fn attend(&self, seat: usize, timeout: Option<&Timespec>) -> bool {
-        let bell = &self.seats[seat].bell;
-        let mut watched = [const { None }; MAX_LANES];
-        let mut fds = Vec::with_capacity(self.lanes.len() + 1);
-        fds.push(PollFd::new(bell, PollFlags::IN));
-        for (index, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| !lane.is_gone()) {
-            watched[fds.len() - 1] = Some(index);
-            fds.push(PollFd::new(&lane.socket, PollFlags::IN));
+    /// Sends off what others have held back, as far as the sockets take it.
+    fn send_off(&self) {
+        for lane in &self.lanes {
+            lane.flush(Patience::None);
         }
-        if poll(&mut fds, timeout).is_err() {
-            return false;
-        }
-        if !fds[0].revents().is_empty() {
-            let _ = rustix::io::read(bell, &mut [0u8; 8]);
-        }
-        for (fd, index) in fds[1..].iter().zip(watched.iter().flatten()) {
-            if !fd.revents().is_empty() {
-                let read = self.lanes[*index].read(|frames| self.route(*index, frames));
-                if read.is_err() {
-                    self.lose(*index);
-                }
-            }
-        }
-        true
-    }
-
-    fn route(&self, lane: usize, frames: &mut Vec<Frame>) {
-        let now = Instant::now();
-        let mut state = self.lock();
-        for frame in frames.drain(..) {
-            if self.route_one(&mut state, lane, frame, now).is_err() {
-                drop(state);
-                self.lose(lane);
-                return;
-            }
-        }
-    }
-
-    fn route_one(&self, state: &mut State, lane: usize, frame: Frame, now: Instant) -> Result<(), Malformed> {
-        let Frame { request, kind, payload } = frame;
-        match kind {
-            Kind::Request => {
-                state.serial += 1;
-                let serial = state.serial;
-                if RequestHead::body_follows(&payload)? {
-                    state.bodies.insert((lane, request), Body::new(serial));
-                }
-                state.queue.push_back(Job { lane, request, serial, payload, arrived: now });
-            }
-            Kind::Body | Kind::BodyEnd | Kind::BodyAbort => {
-                // A body whose request is over was under way when it ended.
-                let Some(body) = state.bodies.get_mut(&(lane, request)) else { return Ok(()) };
-                body.take(kind, payload)?;
-                self.tell(state, lane, request);
-            }
-            Kind::Credit => {
-                let more = u32_payload(&payload)?;
-                if let Some(running) = state.running(lane, request) {
-                    running.window = running.window.saturating_add(more);
-                    self.tell(state, lane, request);
-                }
-            }
-            Kind::Cancel => {
-                if let Some(running) = state.running(lane, request) {
-                    running.cancelled = true;
-                    self.tell(state, lane, request);
-                } else {
-                    self.drop_queued(state, lane, request);
-                }
-            }
-            _ => return Err(Malformed("a frame that a gateway does not send on a lane")),
-        }
-        Ok(())
-    }
-
-    /// Wakes whoever waits inside that request.
-    fn tell(&self, state: &mut State, lane: usize, request: u32) {
-        if let Some(seat) = state.seat_of(lane, request)
-            && (state.places[seat].watching || state.places[seat].polling || state.visitors > 0)
-        {
-            self.call(state, seat);
-        }
-    }
-
-    /// Answers a request that was never begun.
-    fn drop_queued(&self, state: &mut State, lane: usize, request: u32) {
-        let Some(at) = state.queue.iter().position(|job| job.lane == lane && job.request == request) else { return };
-        let waited = state.queue.remove(at).map_or(0, |job| micros(job.arrived.elapsed()));
-        state.bodies.remove(&(lane, request));
-        self.lanes[lane].put(|out| put_fail(out, request, FailKind::Cancelled, waited));
-        // A full socket is flushed by the next answer.
-        self.lanes[lane].flush(Patience::None);
     }
 }
 

@@ -43,7 +43,10 @@ pub(crate) struct Environ {
     by_name: HashMap<Box<[u8]>, usize>,
     /// Which header stood at which place in the request before: clients repeat themselves.
     order: Vec<usize>,
-    callers: HashMap<Bytes, Caller>,
+    callers: HashMap<Bytes, usize>,
+    known: Vec<Caller>,
+    /// The caller of the request before: often the same.
+    last: usize,
 }
 
 /// A string and what it became.
@@ -67,6 +70,7 @@ struct Header {
 }
 
 struct Caller {
+    identity: Bytes,
     user: Py<PyDict>,
     /// `REMOTE_USER`, `AUTH_TYPE` and the opted-in headers.
     keys: Vec<(Py<PyString>, Py<PyString>)>,
@@ -111,6 +115,8 @@ impl Environ {
             by_name: HashMap::new(),
             order: Vec::new(),
             callers: HashMap::new(),
+            known: Vec::new(),
+            last: 0,
         })
     }
 
@@ -194,26 +200,32 @@ impl Environ {
     }
 
     fn caller(&mut self, py: Python<'_>, environ: &Bound<'_, PyDict>, identity: &[u8]) -> PyResult<()> {
-        if !self.callers.contains_key(identity) {
-            if self.callers.len() == MOST_CALLERS {
-                self.callers.clear();
-            }
-            let caller = Caller::read(py, identity, self.identity_headers)?;
-            self.callers.insert(Bytes::copy_from_slice(identity), caller);
+        if self.known.get(self.last).is_none_or(|caller| caller.identity != identity) {
+            self.last = self.find_caller(py, identity)?;
         }
-        if let Some(caller) = self.callers.get(identity) {
-            environ.set_item(intern!(py, "portcullis.user"), caller.user.bind(py).copy()?)?;
-            for (key, value) in &caller.keys {
-                environ.set_item(key, value)?;
-            }
+        let caller = &self.known[self.last];
+        environ.set_item(intern!(py, "portcullis.user"), caller.user.bind(py).copy()?)?;
+        caller.keys.iter().try_for_each(|(key, value)| environ.set_item(key, value))
+    }
+
+    fn find_caller(&mut self, py: Python<'_>, identity: &[u8]) -> PyResult<usize> {
+        if let Some(index) = self.callers.get(identity) {
+            return Ok(*index);
         }
-        Ok(())
+        let caller = Caller::read(py, identity, self.identity_headers)?;
+        if self.known.len() == MOST_CALLERS {
+            self.known.clear();
+            self.callers.clear();
+        }
+        self.callers.insert(caller.identity.clone(), self.known.len());
+        self.known.push(caller);
+        Ok(self.known.len() - 1)
     }
 }
 
 impl Caller {
-    fn read(py: Python<'_>, identity: &[u8], headers: bool) -> PyResult<Self> {
-        let identity = Identity::parse(identity).map_err(|Malformed(what)| PyRuntimeError::new_err(what))?;
+    fn read(py: Python<'_>, encoded: &[u8], headers: bool) -> PyResult<Self> {
+        let identity = Identity::parse(encoded).map_err(|Malformed(what)| PyRuntimeError::new_err(what))?;
         let user = PyDict::new(py);
         for (key, value) in [
             ("name", identity.name),
@@ -235,7 +247,7 @@ impl Caller {
         }
         let native = |(key, value): (&str, String)| (PyString::intern(py, key), latin1(py, value.as_bytes()));
         let keys = keys.into_iter().map(native).map(|(key, value)| (key.unbind(), value.unbind())).collect();
-        Ok(Self { user: user.unbind(), keys })
+        Ok(Self { identity: Bytes::copy_from_slice(encoded), user: user.unbind(), keys })
     }
 }
 

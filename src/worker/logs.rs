@@ -98,6 +98,16 @@ impl Stream {
     }
 }
 
+/// What was begun and never ended is a line all the same.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        let lines: Vec<_> = std::mem::take(&mut *self.begun()).into_iter().map(|(_, line)| line).collect();
+        if !lines.is_empty() {
+            Python::attach(|py| send(py, self.level, &self.request_id, &lines));
+        }
+    }
+}
+
 #[pymethods]
 impl Stream {
     fn write(&self, py: Python<'_>, text: &Bound<'_, PyString>) -> PyResult<usize> {

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 use portcullis_wire::{FailKind, Kind, Level, MAX_CHUNK, ResponseHead, begin, end, put_empty, put_fail, put_frame};
 use pyo3::{
     exceptions::{PyAssertionError, PyTypeError, PyValueError},
@@ -50,6 +50,7 @@ static WARNED: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct StartResponse {
     /// `None` when the request is over: an application that kept us cannot disturb another request.
     ticket: Option<Ticket>,
+    request_id: Bytes,
     queued_us: u32,
     /// The answer to HEAD has no body, whatever the application sends.
     head_only: bool,
@@ -75,8 +76,9 @@ pub(crate) enum Ended {
 
 impl StartResponse {
     /// Makes it the one of another request.
-    pub(crate) fn reset(&mut self, ticket: Ticket, queued_us: u32, head_only: bool) {
-        (self.ticket, self.queued_us, self.head_only) = (Some(ticket), queued_us, head_only);
+    pub(crate) fn reset(&mut self, ticket: Ticket, request_id: Bytes, queued_us: u32, head_only: bool) {
+        (self.ticket, self.request_id) = (Some(ticket), request_id);
+        (self.queued_us, self.head_only) = (queued_us, head_only);
         (self.status, self.declared, self.head_sent, self.sent) = (0, None, false, 0);
         self.text.clear();
         self.lengths.clear();
@@ -85,6 +87,7 @@ impl StartResponse {
     /// The request is over.
     pub(crate) fn retire(&mut self) {
         self.ticket = None;
+        self.request_id = Bytes::new();
     }
 
     /// Whether everything that the client waits for has been handed over.
@@ -139,7 +142,7 @@ impl StartResponse {
         let whole = !self.head_sent && (self.bodyless() || total <= u64::from(WINDOW) && self.declared == Some(total));
         if whole {
             let bodyless = self.bodyless();
-            self.send_whole(parts.filter(|_| !bodyless))?;
+            self.send_whole(py, parts.filter(|_| !bodyless))?;
             return Ok(Ended::Well);
         }
         for part in parts {
@@ -147,11 +150,11 @@ impl StartResponse {
                 break;
             }
         }
-        self.finish()
+        self.finish(py)
     }
 
     /// Ends an answer that came in pieces.
-    pub(crate) fn finish(&mut self) -> PyResult<Ended> {
+    pub(crate) fn finish(&mut self, py: Python<'_>) -> PyResult<Ended> {
         let (ticket, crew) = self.door()?;
         if self.status == 0 {
             return Ok(Ended::NotStarted);
@@ -165,19 +168,22 @@ impl StartResponse {
             if self.declared.is_none() && self.status != 304 && !self.head_only {
                 self.declare(0);
             }
-            self.send_whole(std::iter::empty())?;
+            self.send_whole(py, std::iter::empty())?;
         }
         Ok(Ended::Well)
     }
 
-    fn send_whole<'a>(&mut self, parts: impl Iterator<Item = &'a [u8]>) -> PyResult<()> {
+    fn send_whole<'a>(&mut self, py: Python<'_>, parts: impl Iterator<Item = &'a [u8]>) -> PyResult<()> {
         let (ticket, crew) = self.door()?;
-        crew.lane(ticket.lane).put(|out| {
+        let held = crew.lane(ticket.lane).put(|out| {
             let start = begin(out, ticket.request, Kind::Response);
             ResponseHead::put(out, self.status, &self.reason, self.queued_us, self.headers());
             parts.for_each(|part| out.put_slice(part));
             end(out, start);
         });
+        if held >= HOLD_BYTES {
+            crew.flush(py);
+        }
         self.head_sent = true;
         Ok(())
     }
@@ -220,7 +226,7 @@ impl StartResponse {
         }
         let text =
             format!("the application sent more than its Content-Length of {declared} bytes; the rest was cut off");
-        report(py, Level::Warning, b"", &text);
+        report(py, Level::Warning, &self.request_id, &text);
         &data[..room]
     }
 
@@ -332,7 +338,7 @@ impl StartResponse {
         if WARNED.fetch_or(1 << which, Ordering::Relaxed) & (1 << which) == 0 {
             let text =
                 format!("header {name:?} was left out: it is about the connection, which belongs to the gateway");
-            report(py, Level::Warning, b"", &text);
+            report(py, Level::Warning, &self.request_id, &text);
         }
         Ok(false)
     }
@@ -340,14 +346,15 @@ impl StartResponse {
 
 #[pymethods]
 impl StartResponse {
-    #[pyo3(signature = (status, headers, exc_info = None, /))]
+    #[pyo3(signature = (status, response_headers, exc_info = None))]
     fn __call__<'py>(
         slf: &Bound<'py, Self>,
         status: &Bound<'py, PyAny>,
-        headers: &Bound<'py, PyAny>,
+        response_headers: &Bound<'py, PyAny>,
         exc_info: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
+        let exc_info = exc_info.filter(|exc_info| exc_info.is_truthy().unwrap_or(true));
         let mut this = slf.try_borrow_mut()?;
         this.door()?;
         match exc_info {
@@ -358,14 +365,13 @@ impl StartResponse {
             _ => this.status = 0,
         }
         let status = this.read_status(status)?;
-        this.read_headers(py, headers, status)?;
+        this.read_headers(py, response_headers, status)?;
         this.status = status;
         drop(this);
         slf.getattr(intern!(py, "write"))
     }
 
     /// Sends a piece of the body before the application returns.
-    #[pyo3(signature = (data, /))]
     fn write(slf: &Bound<'_, Self>, data: &Bound<'_, PyAny>) -> PyResult<()> {
         let py = slf.py();
         let data = data.cast::<PyBytes>().map_err(|_| wrong("write() takes bytes", data))?;

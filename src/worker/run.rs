@@ -26,6 +26,7 @@ use crate::{
     logs::{Stream, report},
     python,
     respond::{Ended, StartResponse, fail},
+    wrapper::FileWrapper,
 };
 
 /// One Python thread's way of running requests.
@@ -113,7 +114,11 @@ impl Runner<'_> {
             environ
                 .set_item(intern!(py, "wsgi.input"), Bound::new(py, Input::complete(payload.slice_ref(head.body)))?)?;
         }
-        let start_response = self.start_response(py, ticket, queued_us, head.method == "HEAD")?;
+        let start_response = self.start_response(py)?;
+        let head_only = head.method == "HEAD";
+        let mut fresh = start_response.try_borrow_mut().map_err(PyErr::from)?;
+        fresh.reset(ticket, request_id.clone(), queued_us, head_only);
+        drop(fresh);
         let delivered = self.call(py, environ, &start_response, request_id);
         errors.get().finish(py);
         start_response.try_borrow_mut().map_err(PyErr::from)?.retire();
@@ -157,7 +162,7 @@ impl Runner<'_> {
             report(py, Level::Error, request_id, &text);
         }
         iterated?;
-        Ok(start_response.try_borrow_mut().map_err(PyErr::from)?.finish()?)
+        Ok(start_response.try_borrow_mut().map_err(PyErr::from)?.finish(py)?)
     }
 
     /// Hands every block over before it asks for the next one.
@@ -167,40 +172,49 @@ impl Runner<'_> {
         answer: &Bound<'_, PyAny>,
         start_response: &Bound<'_, StartResponse>,
     ) -> Result<(), Failure> {
+        if let Ok(file) = answer.cast_exact::<FileWrapper>() {
+            while let Some(block) = file.get().next_large(py)? {
+                if !self.hand_over(py, &block, start_response)? {
+                    break;
+                }
+            }
+            return Ok(());
+        }
         for block in answer.try_iter()? {
-            let block = block?;
-            let bytes = expect_bytes(&block)?;
-            if bytes.as_bytes().is_empty() {
-                continue;
-            }
-            let mut response = start_response.try_borrow_mut().map_err(PyErr::from)?;
-            let more = response.push(py, bytes.as_bytes())?;
-            let complete = response.is_complete();
-            drop(response);
-            if !more {
+            if !self.hand_over(py, &block?, start_response)? {
                 break;
-            }
-            if !complete {
-                self.crew.flush(py);
             }
         }
         Ok(())
     }
 
-    fn start_response<'py>(
-        &mut self,
-        py: Python<'py>,
-        ticket: Ticket,
-        queued_us: u32,
-        head_only: bool,
-    ) -> PyResult<Bound<'py, StartResponse>> {
-        let kept = self.start_response.take().filter(|kept| python::is_ours_alone(py, kept));
-        let start_response = match kept {
-            Some(kept) => kept.into_bound(py),
-            None => Bound::new(py, StartResponse::default())?,
-        };
-        start_response.try_borrow_mut()?.reset(ticket, queued_us, head_only);
-        Ok(start_response)
+    /// Sends one block; false when no more is wanted.
+    fn hand_over(
+        &self,
+        py: Python<'_>,
+        block: &Bound<'_, PyAny>,
+        start_response: &Bound<'_, StartResponse>,
+    ) -> Result<bool, Failure> {
+        let bytes = expect_bytes(block)?.as_bytes();
+        if bytes.is_empty() {
+            return Ok(true);
+        }
+        let mut response = start_response.try_borrow_mut().map_err(PyErr::from)?;
+        let more = response.push(py, bytes)?;
+        let complete = response.is_complete();
+        drop(response);
+        // A complete body may wait for its End: they leave together, or after a millisecond.
+        if !(complete && self.crew.may_hold()) {
+            self.crew.flush(py);
+        }
+        Ok(more)
+    }
+
+    fn start_response<'py>(&mut self, py: Python<'py>) -> PyResult<Bound<'py, StartResponse>> {
+        match self.start_response.take().filter(|kept| python::is_ours_alone(py, kept)) {
+            Some(kept) => Ok(kept.into_bound(py)),
+            None => Bound::new(py, StartResponse::default()),
+        }
     }
 
     /// Logs what went wrong and says what the gateway is to be told.

@@ -34,20 +34,20 @@ pub const ADMIN: (&str, &str) = ("root", "correct horse battery");
 /// What the harness tells `init` and `serve`.
 pub struct Setup {
     level: &'static str,
-    config: String,
+    config: Vec<(&'static str, String)>,
     policies: Vec<(String, String)>,
 }
 
 impl Setup {
     /// An installation of a level, without applications.
     pub fn level(level: &'static str) -> Self {
-        Self { level, config: String::new(), policies: Vec::new() }
+        let cheap = LEAST_PASSWORD_COST.map(|line| ("passwords", line.to_owned()));
+        Self { level, config: cheap.to_vec(), policies: Vec::new() }
     }
 
-    /// Adds lines to `portcullis.toml`.
-    pub fn config(mut self, lines: &str) -> Self {
-        self.config.push_str(lines);
-        self.config.push('\n');
+    /// Adds a line to a section of `portcullis.toml`.
+    pub fn config(mut self, section: &'static str, line: &str) -> Self {
+        self.config.push((section, line.to_owned()));
         self
     }
 
@@ -78,8 +78,12 @@ impl Setup {
         let installation = Installation { home };
         let config = installation.path("portcullis.toml");
         let mut toml = std::fs::read_to_string(&config).expect("init writes portcullis.toml");
-        toml.push_str(DANGER_TEST_MINIMUM_PASSWORD_COST);
-        toml.push_str(&self.config);
+        for (section, line) in &self.config {
+            let header = format!("\n[{section}]");
+            let at = toml.find(&header).unwrap_or_else(|| panic!("no [{section}] in portcullis.toml")) + header.len();
+            let end = at + toml[at..].find('\n').expect("the end of the header's line");
+            toml.insert_str(end, &format!("\n{line}"));
+        }
         std::fs::write(&config, toml).expect("portcullis.toml can be written");
         for (name, policy) in self.policies {
             installation.write_policy(&name, &policy);
@@ -93,9 +97,9 @@ impl Setup {
     }
 }
 
-/// Password hashing at a cost that must never be used outside tests; a test in `password.rs` proves that the default
-/// is the real one.
-const DANGER_TEST_MINIMUM_PASSWORD_COST: &str = "\n[passwords]\nmemory_kib = 64\niterations = 1\nparallelism = 1\n\n";
+/// Password hashing at the least cost that configuration accepts; a test in `password.rs` proves that the default is
+/// the real one.
+const LEAST_PASSWORD_COST: [&str; 3] = ["memory_kib = 7168", "iterations = 1", "parallelism = 1"];
 
 /// A directory that `init` made.
 pub struct Installation {

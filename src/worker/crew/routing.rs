@@ -1,0 +1,138 @@
+//! From frames to requests: what the thread that reads the lanes does with them.
+
+use std::time::Instant;
+
+use portcullis_wire::{FailKind, Frame, Kind, Malformed, RequestHead, put_fail, u32_payload};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::{Crew, Job, State, micros};
+use crate::{
+    control::MAX_LANES,
+    exchange::Body,
+    lane::{Lane, Patience},
+};
+
+impl Crew {
+    /// Waits for frames and routes them; false when a signal came first.
+    pub(super) fn attend(&self, seat: usize, timeout: Option<&Timespec>) -> bool {
+        let bell = &self.seats[seat].bell;
+        let mut watched = [const { None }; MAX_LANES];
+        let mut fds = Vec::with_capacity(self.lanes.len() + 1);
+        fds.push(PollFd::new(bell, PollFlags::IN));
+        for (index, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| !lane.is_gone()) {
+            watched[fds.len() - 1] = Some(index);
+            fds.push(PollFd::new(&lane.socket, PollFlags::IN));
+        }
+        if poll(&mut fds, timeout).is_err() {
+            return false;
+        }
+        if !fds[0].revents().is_empty() {
+            let _ = rustix::io::read(bell, &mut [0u8; 8]);
+        }
+        for (fd, index) in fds[1..].iter().zip(watched.iter().flatten()) {
+            if !fd.revents().is_empty() {
+                let read = self.lanes[*index].read(|frames| self.route(*index, frames));
+                if read.is_err() {
+                    self.lose(*index);
+                }
+            }
+        }
+        true
+    }
+
+    fn route(&self, lane: usize, frames: &mut Vec<Frame>) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        for frame in frames.drain(..) {
+            if self.route_one(&mut state, lane, frame, now).is_err() {
+                drop(state);
+                self.lose(lane);
+                return;
+            }
+        }
+    }
+
+    fn route_one(&self, state: &mut State, lane: usize, frame: Frame, now: Instant) -> Result<(), Malformed> {
+        let Frame { request, kind, payload } = frame;
+        match kind {
+            Kind::Request => {
+                state.serial += 1;
+                let serial = state.serial;
+                if RequestHead::body_follows(&payload)? {
+                    state.bodies.insert((lane, request), Body::new(serial));
+                }
+                state.queue.push_back(Job { lane, request, serial, payload, arrived: now });
+            }
+            Kind::Body | Kind::BodyEnd | Kind::BodyAbort => {
+                // A body whose request is over was under way when it ended.
+                let Some(body) = state.bodies.get_mut(&(lane, request)) else { return Ok(()) };
+                body.take(kind, payload)?;
+                self.tell(state, lane, request);
+            }
+            Kind::Credit => {
+                let more = u32_payload(&payload)?;
+                if let Some(running) = state.running(lane, request) {
+                    running.window = running.window.saturating_add(more);
+                    self.tell(state, lane, request);
+                }
+            }
+            Kind::Cancel => {
+                if let Some(running) = state.running(lane, request) {
+                    running.cancelled = true;
+                    self.tell(state, lane, request);
+                } else {
+                    self.drop_queued(state, lane, request);
+                }
+            }
+            _ => return Err(Malformed("a frame that a gateway does not send on a lane")),
+        }
+        Ok(())
+    }
+
+    /// Wakes whoever waits inside that request.
+    fn tell(&self, state: &mut State, lane: usize, request: u32) {
+        if let Some(seat) = state.seat_of(lane, request)
+            && (state.places[seat].watching || state.places[seat].polling || state.visitors > 0)
+        {
+            self.call(state, seat);
+        }
+    }
+
+    /// Answers a request that was never begun.
+    pub(super) fn drop_queued(&self, state: &mut State, lane: usize, request: u32) {
+        let Some(at) = state.queue.iter().position(|job| job.lane == lane && job.request == request) else { return };
+        let waited = state.queue.remove(at).map_or(0, |job| micros(job.arrived.elapsed()));
+        state.bodies.remove(&(lane, request));
+        self.lanes[lane].put(|out| put_fail(out, request, FailKind::Cancelled, waited));
+        // A full socket is flushed by the next answer.
+        self.lanes[lane].flush(Patience::None);
+    }
+
+    /// Ends a lane: its requests are cancelled, and without any lane left the worker is done.
+    pub(crate) fn lose(&self, index: usize) {
+        if !self.lanes[index].abandon() {
+            return;
+        }
+        let mut state = self.lock();
+        let State { queue, bodies, .. } = &mut *state;
+        queue.retain(|job| {
+            if job.lane == index {
+                bodies.remove(&(index, job.request));
+            }
+            job.lane != index
+        });
+        for seat in 0..state.places.len() {
+            if let Some(running) = state.places[seat].running.as_mut().filter(|running| running.lane == index) {
+                running.cancelled = true;
+                self.call(&mut state, seat);
+            }
+        }
+        for (_, body) in state.bodies.iter_mut().filter(|((lane, _), _)| *lane == index) {
+            body.aborted = true;
+        }
+        drop(state);
+        if self.lanes.iter().all(Lane::is_gone) {
+            self.stop();
+        }
+    }
+}

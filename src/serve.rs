@@ -75,10 +75,8 @@ pub fn run(config: &Path, listen: Option<SocketAddr>) -> anyhow::Result<ExitCode
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let outcome = runtime.block_on(serve(config.to_owned(), listen, snapshot, &telemetry, clock));
-    if let Err(error) = &outcome {
-        tracing::error!("{error:#}");
-    }
+    let file = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    let outcome = runtime.block_on(serve(file, listen, snapshot, &telemetry, clock));
     telemetry.flush();
     // Data threads that did not finish in time are left behind on purpose.
     runtime.shutdown_background();
@@ -148,7 +146,7 @@ async fn serve(
         reloading: tokio::sync::Mutex::new(()),
         reload_problem: Mutex::new(None),
     });
-    operator.record(event::START, serde_json::json!({ "listen": operator.addresses }));
+    operator.note(operator.happened(event::START).details(serde_json::json!({ "listen": operator.addresses })));
     operator.start_applications().await;
     operator.announce();
     tokio::spawn(control.serve(Arc::clone(&operator) as Arc<dyn Handler>));
@@ -169,9 +167,10 @@ async fn serve(
         () = operator.told_again() => tracing::warn!("told to stop again: not waiting for open connections"),
     }
     operator.supervisor.stop().await;
-    operator.record(event::STOP, serde_json::Value::Null);
+    operator.note(operator.happened(event::STOP));
     audit.flush().await;
     writer.abort();
+    operator.store.close().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -300,7 +299,7 @@ impl Operator {
                 for line in &lines {
                     tracing::error!("reload refused, the earlier configuration stays in force: {line}");
                 }
-                self.record(event::RELOAD, serde_json::json!({ "refused": lines }));
+                self.note(self.happened(event::RELOAD).details(serde_json::json!({ "refused": lines })).failed());
                 *self.reload_problem() = Some(lines.join("\n"));
                 return Err(problems);
             }
@@ -332,7 +331,8 @@ impl Operator {
         };
         *self.reload_problem() = None;
         tracing::info!(applications = report.applications, "configuration and policies reloaded");
-        self.record(event::RELOAD, serde_json::json!({ "applications": report.applications }));
+        let details = serde_json::json!({ "applications": report.applications });
+        self.note(self.happened(event::RELOAD).details(details));
         Ok(report)
     }
 
@@ -342,15 +342,18 @@ impl Operator {
             Ok(reloaded) => serde_json::json!({ "workers": reloaded.workers, "import_ms": reloaded.import_ms }),
             Err(why) => serde_json::json!({ "failed": why.lines().last() }),
         };
-        let record = AuditRecord::new(self.shared.clock.now(), event::APPLICATION_RELOAD, "gateway").target(name);
-        let _ = self.shared.audit.record(record.details(details));
+        let record = self.happened(event::APPLICATION_RELOAD).target(name).details(details);
+        self.note(if outcome.is_ok() { record } else { record.failed() });
         outcome.map(|_| ())
     }
 
-    fn record(&self, event: &'static str, details: serde_json::Value) {
-        let record = AuditRecord::new(self.shared.clock.now(), event, "gateway").details(details);
+    fn happened(&self, event: &'static str) -> AuditRecord {
+        AuditRecord::new(self.shared.clock.now(), event, "gateway")
+    }
+
+    fn note(&self, record: AuditRecord) {
         if self.shared.audit.record(record).is_err() {
-            tracing::warn!(event, "the audit is full, an event was not recorded");
+            tracing::warn!("the audit is full, a record was lost");
         }
     }
 

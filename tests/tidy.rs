@@ -50,18 +50,16 @@ const NEVER: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Foreign crates that live in one place, so that replacing one is a change in one place.
-const HOMES: [(&str, &[&str]); 19] = [
+const HOMES: [(&str, &[&str]); 17] = [
     ("argon2", &["authn/"]),
     ("arc_swap", &["snapshot.rs", "authn/"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),
     ("dialoguer", &["cli/"]),
-    ("file_rotate", &["telemetry", "telemetry.rs"]),
     ("hyper", &["gateway/", "app/"]),
     ("jsonwebtoken", &["authn/jwt"]),
     ("listenfd", &["gateway/listener.rs"]),
-    ("miette", &["written"]),
     ("ppp", &["gateway/listener.rs"]),
     ("pyo3", &["worker/"]),
     ("rcgen", &["control/"]),

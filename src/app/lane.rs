@@ -102,6 +102,8 @@ struct Exchange {
     writer: Option<Waker>,
     /// The client is gone; the slot stays until the worker closes the exchange.
     abandoned: bool,
+    /// Its time is up; counted in [`WorkerShared::overdue`].
+    overdue: bool,
 }
 
 enum Phase {
@@ -137,7 +139,7 @@ impl Lane {
 
     /// Whether new requests may be given to it.
     pub fn is_open(&self) -> bool {
-        !self.retired.get() && {
+        !self.retired.get() && !self.worker.is_stuck() && {
             let state = self.state.borrow();
             !state.dead && state.exchanges.len() < MAX_IN_FLIGHT
         }
@@ -165,6 +167,7 @@ impl Lane {
             reader: None,
             writer: None,
             abandoned: false,
+            overdue: false,
         });
         let id = request_id(slot, generation);
         self.worker.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -255,14 +258,16 @@ impl Lane {
         while let Some(frame) = take_frame(input)? {
             let (slot, done) = state.receive(frame)?;
             if done && state.exchanges[slot].abandoned {
-                state.exchanges.remove(slot);
-                self.finished_one();
+                self.finished_one(&state.exchanges.remove(slot));
             }
         }
         Ok(())
     }
 
-    fn finished_one(&self) {
+    fn finished_one(&self, exchange: &Exchange) {
+        if exchange.overdue {
+            self.worker.overdue.fetch_sub(1, Ordering::AcqRel);
+        }
         self.worker.finished(1);
     }
 
@@ -449,6 +454,11 @@ impl Ticket {
     /// The request's time is up: its thread is interrupted. If it does not come back, the worker is replaced; see
     /// [`crate::app::pool`].
     pub fn interrupt(&self) {
+        if let Some(exchange) = self.lane.state.borrow_mut().get(self.id)
+            && !std::mem::replace(&mut exchange.overdue, true)
+        {
+            self.lane.worker.overdue.fetch_add(1, Ordering::AcqRel);
+        }
         self.lane.worker.command(WorkerCommand::Interrupt { lane: self.lane.index, request: self.id });
     }
 
@@ -467,9 +477,9 @@ impl Drop for Ticket {
             matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _));
         if over {
             exchange.wake();
-            state.exchanges.remove(slot);
+            let exchange = state.exchanges.remove(slot);
             drop(state);
-            self.lane.finished_one();
+            self.lane.finished_one(&exchange);
             return;
         }
         exchange.abandoned = true;

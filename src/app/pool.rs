@@ -24,6 +24,9 @@ use crate::{
 /// After its thread was interrupted, a request has this long to come back before its worker is replaced.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(5);
 
+/// While nobody can take a request, how often that is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// What every thread knows of an application while it runs.
 #[derive(Debug)]
 pub struct AppShared {
@@ -84,6 +87,9 @@ pub struct WorkerShared {
     pub in_flight: AtomicU32,
     /// Requests it has ended.
     pub served: AtomicU64,
+    /// Requests whose time is up and that still hold a thread each.
+    pub overdue: AtomicU32,
+    threads: u32,
     commands: mpsc::UnboundedSender<WorkerCommand>,
     idle: Notify,
 }
@@ -105,13 +111,27 @@ pub enum WorkerCommand {
 impl WorkerShared {
     /// A worker about to be started; its supervisor reads `commands`.
     #[must_use]
-    pub fn new(id: u64, application: Arc<str>, commands: mpsc::UnboundedSender<WorkerCommand>) -> Self {
-        Self { id, application, in_flight: AtomicU32::new(0), served: AtomicU64::new(0), commands, idle: Notify::new() }
+    pub fn new(id: u64, application: Arc<str>, threads: u16, commands: mpsc::UnboundedSender<WorkerCommand>) -> Self {
+        Self {
+            id,
+            application,
+            in_flight: AtomicU32::new(0),
+            served: AtomicU64::new(0),
+            overdue: AtomicU32::new(0),
+            threads: threads.into(),
+            commands,
+            idle: Notify::new(),
+        }
     }
 
     /// Asks its supervisor for something; a worker that is gone needs nothing any more.
     pub fn command(&self, command: WorkerCommand) {
         let _ = self.commands.send(command);
+    }
+
+    /// Whether all its threads are held by requests that should have ended: what is given to it now would only wait.
+    pub fn is_stuck(&self) -> bool {
+        self.overdue.load(Ordering::Acquire) >= self.threads
     }
 
     /// Counts requests as ended.
@@ -276,7 +296,8 @@ impl Pool {
             if matches!(self.shared.state(), AppState::Failed | AppState::Disabled) {
                 return None;
             }
-            changed.await;
+            // A stuck worker that comes back tells nobody.
+            let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
         }
     }
 }

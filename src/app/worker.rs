@@ -117,7 +117,12 @@ impl Worker {
         let (commands, commanded) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::unbounded_channel();
         let (ended, ending) = watch::channel(None);
-        let shared = Arc::new(WorkerShared::new(start.id, start.launch.boot.application.as_str().into(), commands));
+        let shared = Arc::new(WorkerShared::new(
+            start.id,
+            start.launch.boot.application.as_str().into(),
+            start.launch.boot.threads,
+            commands,
+        ));
         tokio::spawn(async move {
             let how = control.attend(&mut child, commanded, stopped).await;
             let words = died_words(how, pipes, &words).await;

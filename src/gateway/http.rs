@@ -46,6 +46,9 @@ const H2_SEND_BUFFER: usize = 128 * 1024;
 /// Streams reset before we have looked at them; more is the rapid-reset attack (CVE-2023-44487).
 const H2_PENDING_RESETS: usize = 20;
 
+/// How long a client that has been told to go may take to do so.
+const H2_GOODBYE: Duration = Duration::from_secs(1);
+
 /// Request lines with a `#` that are remembered until their request is complete.
 const SUSPECTS: usize = 16;
 
@@ -158,9 +161,11 @@ async fn serve_http2<S>(
         ended = connection.as_mut() => ended,
         () = async { tokio::select! { () = shutdown.begun() => {}, () = activity.idle_for(timeouts.idle) => {} } } => {
             connection.as_mut().graceful_shutdown();
-            // A client that does not take the hint is left to the gateway's deadline while it stops, and to this
-            // one otherwise.
-            tokio::time::timeout(timeouts.stop, connection).await.unwrap_or(Ok(()))
+            // A client that does not answer GOAWAY is not waited for once its requests are answered.
+            tokio::select! {
+                ended = connection => ended,
+                () = activity.idle_for(H2_GOODBYE) => Ok(()),
+            }
         }
     };
     note_end(peer, ended);

@@ -545,6 +545,11 @@ impl Answer {
         text(&self.body)
     }
 
+    /// What `environ_app` received: the values of its environ that are strings.
+    pub fn environ(&self) -> serde_json::Value {
+        self.json()["values"].clone()
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))

@@ -45,11 +45,11 @@ async fn good_credentials_reach_the_application_with_their_name() {
     for (path, ask) in [("/both/", gate.get("/both/").admin()), ("/token/", gate.get("/token/").bearer(&token))] {
         for answer in both(ask).await {
             assert_eq!(answer.code(), 200, "{path}: {}", answer.text());
-            assert_eq!(answer.json()["REMOTE_USER"], ADMIN.0);
+            assert_eq!(answer.environ()["REMOTE_USER"], ADMIN.0);
         }
     }
-    assert_eq!(gate.get("/both/").admin().over(BOTH[0]).await.json()["AUTH_TYPE"], "Basic");
-    assert_eq!(gate.get("/both/").bearer(&token).over(BOTH[0]).await.json()["AUTH_TYPE"], "Bearer");
+    assert_eq!(gate.get("/both/").admin().over(BOTH[0]).await.environ()["AUTH_TYPE"], "Basic");
+    assert_eq!(gate.get("/both/").bearer(&token).over(BOTH[0]).await.environ()["AUTH_TYPE"], "Bearer");
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn under_minimal_the_same_application_answers_without_a_user() {
     let gate = gate("minimal");
     for answer in both(gate.get("/open/")).await {
         assert_eq!(answer.code(), 200, "{}", answer.text());
-        let environ = answer.json();
+        let environ = answer.environ();
         assert!(environ.get("REMOTE_USER").is_none() && environ.get("AUTH_TYPE").is_none(), "{environ}");
     }
 }
@@ -163,7 +163,7 @@ async fn a_token_for_another_application_is_refused() {
     }
     let jwt = gate.token(&["--user", ADMIN.0, "--app", "/token", "--jwt"]);
     let answer = gate.get("/token/").bearer(&jwt).over(BOTH[1]).await;
-    assert_eq!((answer.code(), answer.json()["REMOTE_USER"].as_str()), (200, Some(ADMIN.0)));
+    assert_eq!((answer.code(), answer.environ()["REMOTE_USER"].as_str()), (200, Some(ADMIN.0)));
     assert_eq!(gate.get("/both/").bearer(&jwt).over(BOTH[0]).await.code(), 401, "another audience");
 }
 

@@ -295,13 +295,13 @@ impl State {
     }
 
     fn get(&mut self, id: u32) -> Option<&mut Exchange> {
-        let (slot, generation) = (usize::from(id as u16), (id >> 16) as u16);
+        let (slot, generation) = slot_and_generation(id);
         self.exchanges.get_mut(slot).filter(|exchange| exchange.generation == generation)
     }
 
     /// Takes in one frame; tells the slot and whether the exchange is over.
     fn receive(&mut self, frame: Frame) -> Result<(usize, bool), Malformed> {
-        let slot = usize::from(frame.request as u16);
+        let (slot, _) = slot_and_generation(frame.request);
         let Some(exchange) = self.get(frame.request) else {
             return Err(Malformed("an answer to a request that is not under way"));
         };
@@ -471,7 +471,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.lane.state.borrow_mut();
-        let slot = usize::from(self.id as u16);
+        let (slot, _) = slot_and_generation(self.id);
         let Some(exchange) = state.get(self.id) else { return };
         let over =
             matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _));
@@ -592,6 +592,11 @@ impl Exchange {
 
 fn request_id(slot: usize, generation: u16) -> u32 {
     u32::from(generation) << 16 | u32::try_from(slot).unwrap_or(u32::MAX) & 0xffff
+}
+
+fn slot_and_generation(id: u32) -> (usize, u16) {
+    let [a, b, c, d] = id.to_le_bytes();
+    (usize::from(u16::from_le_bytes([a, b])), u16::from_le_bytes([c, d]))
 }
 
 /// Reads a head; the bytes behind it are the body of a complete answer.

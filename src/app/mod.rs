@@ -43,6 +43,8 @@ pub struct Inbound {
     pub parts: Parts,
     /// Who sent it, after trusted proxies.
     pub client: SocketAddr,
+    /// Our end of the connection.
+    pub local: SocketAddr,
     /// Whether it came over TLS.
     pub secure: bool,
     /// Its id in logs and pages.

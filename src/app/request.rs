@@ -43,7 +43,9 @@ const WITHHELD: [&str; 18] = [
 pub fn put(out: &mut BytesMut, permit: &Permit, inbound: &Inbound, body: &RequestBody) {
     let target = permit.target();
     let identity = identity(permit);
-    let client = address(inbound);
+    let client = address(inbound.client.ip());
+    // HTTP/1.0 may name no host; SERVER_NAME must not be empty (PEP 3333), so it is our own address.
+    let (unnamed, local) = (target.host().name.is_empty(), address(inbound.local.ip()));
     let mut port = itoa::Buffer::new();
     let (kind, inline) = match body {
         RequestBody::Inline(bytes) => (BodyKind::Inline, bytes.as_ref()),
@@ -68,8 +70,12 @@ pub fn put(out: &mut BytesMut, permit: &Permit, inbound: &Inbound, body: &Reques
         path_info: permit.path_info().as_bytes(),
         query: target.query().as_bytes(),
         request_uri: target.uri().as_bytes(),
-        server_name: &target.host().name,
-        server_port: target.host().port.unwrap_or(if inbound.secure { 443 } else { 80 }),
+        server_name: if unnamed { &local } else { &target.host().name },
+        server_port: target.host().port.unwrap_or(match (unnamed, inbound.secure) {
+            (true, _) => inbound.local.port(),
+            (false, true) => 443,
+            (false, false) => 80,
+        }),
         remote_addr: &client,
         remote_port: inbound.client.port(),
         request_id: &inbound.request_id,
@@ -115,9 +121,9 @@ pub fn encode(verified: &Verified, kind: &str, roles: &[impl AsRef<str>]) -> Byt
     .encode(roles)
 }
 
-/// The client's address; an IPv4 address inside IPv6 is written as what it is.
-fn address(inbound: &Inbound) -> Cow<'static, str> {
-    match inbound.client.ip().to_canonical() {
+/// An address as text; IPv4 inside IPv6 is written as what it is.
+fn address(ip: std::net::IpAddr) -> Cow<'static, str> {
+    match ip.to_canonical() {
         std::net::IpAddr::V4(ip) if ip.is_loopback() && ip.octets() == [127, 0, 0, 1] => Cow::Borrowed("127.0.0.1"),
         ip => Cow::Owned(ip.to_string()),
     }

@@ -107,6 +107,7 @@ struct AppTask {
 }
 
 enum Act {
+    Adopt(Box<Plan>),
     Reload(Box<Plan>, oneshot::Sender<Result<Reloaded, String>>),
     Stop(oneshot::Sender<()>),
 }
@@ -129,7 +130,7 @@ impl Supervisor {
             let current = self.plan(&plan.name);
             match current {
                 None => self.start(plan),
-                Some(current) if current.launch == plan.launch && current.enabled == plan.enabled => {}
+                Some(current) if current.launch == plan.launch && current.enabled == plan.enabled => self.adopt(plan),
                 Some(current) if current.enabled && plan.enabled => {
                     let name = Arc::clone(&plan.name);
                     if let Err(why) = self.swap(plan).await {
@@ -169,6 +170,14 @@ impl Supervisor {
     pub async fn stop(&self) {
         let names: Vec<_> = self.lock().keys().cloned().collect();
         futures_util::future::join_all(names.iter().map(|name| self.remove(name))).await;
+    }
+
+    /// New time-outs need no new workers.
+    fn adopt(&self, plan: Plan) {
+        if let Some(task) = self.lock().get_mut(&plan.name) {
+            task.plan = plan.clone();
+            let _ = task.commands.send(Act::Adopt(Box::new(plan)));
+        }
     }
 
     async fn swap(&self, plan: Plan) -> Result<Reloaded, String> {
@@ -279,6 +288,7 @@ impl Keeper {
         loop {
             tokio::select! {
                 act = acts.recv() => match act {
+                    Some(Act::Adopt(plan)) => self.plan = *plan,
                     Some(Act::Reload(plan, reply)) => {
                         let outcome = self.reload(*plan, &events).await;
                         let _ = reply.send(outcome);

@@ -10,6 +10,7 @@ pub mod http;
 pub mod listener;
 pub mod refusal;
 pub mod run;
+pub mod strict;
 pub mod tls;
 
 use std::{
@@ -26,7 +27,11 @@ use ::http::{HeaderValue, Method, Request, Response, StatusCode, header, request
 use hyper::body::Incoming;
 
 use crate::{
-    app::{self, Applications, Inbound, Served, body::Body, pool::Pools},
+    app::{
+        self, Applications, Inbound, Served,
+        body::{Body, Sent},
+        pool::Pools,
+    },
     audit::{Audit, AuditRecord, event},
     authn::{Authn, Outcome, Presented},
     clock::Clock,
@@ -74,6 +79,8 @@ impl Thread {
         self.check_audit(&world)?;
         let (mut parts, body) = request.into_parts();
         check_head(&parts)?;
+        // Until it has been read, the log shows what was sent.
+        record.path = parts.uri.path().to_owned();
         let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
         let target = Target::parse(mem::take(&mut parts.uri), parts.version, host)?;
         record.path = target.path().as_str().to_owned();
@@ -96,7 +103,8 @@ impl Thread {
         })?;
         record.rule = permit.rule().cloned();
 
-        let inbound = Inbound { parts, client, secure: true, request_id: record.request.clone() };
+        let request_id = record.request.clone();
+        let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
         let applications = Applications { pools: &self.pools, config: &world.config };
         let mut served = Served::default();
         let response = app::serve(applications, permit, inbound, body, &mut served).await?;
@@ -104,38 +112,42 @@ impl Thread {
         Ok(response)
     }
 
-    /// Answers one request, whatever happens to it. `fragment` says that its target held a raw `#`; `hold` is let go
-    /// when the response has been passed on.
+    /// Answers one request, whatever happens to it. `complaint` says what is wrong with its head as bytes; `hold` is let
+    /// go when the response has been passed on.
     pub async fn answer(
         self: Rc<Self>,
         peer: Peer,
         request: Request<Incoming>,
-        fragment: bool,
+        complaint: Option<&'static str>,
         hold: impl Sized + 'static,
     ) -> Response<Body> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let mut record = self.begin_record(peer, &request);
+        let mut begun =
+            Begun { record: self.begin_record(peer, &request), access: Rc::clone(&self.access), over: false };
+        let record = &mut begun.record;
         let taste = Taste::of(request.headers());
         let bodiless = request.method() == Method::HEAD;
-        let outcome = if fragment {
-            Err(Refusal::bad_request("The request-target holds a raw #."))
+        let outcome = if let Some(complaint) = complaint {
+            Err(Refusal::bad_request(complaint))
         } else if request.uri() == "*" && request.method() == Method::OPTIONS {
             Ok(about_the_server())
         } else {
-            self.admit(peer, request, &mut record).await
+            self.admit(peer, request, record).await
         };
-        let response = outcome.unwrap_or_else(|refusal| {
+        let mut response = outcome.unwrap_or_else(|refusal| {
             record.reason = Some(refusal.reason);
             record.rule = refusal.rule.clone().or(record.rule.take());
-            self.audit_refusal(&refusal, &record);
-            let response = refusal.respond(taste, &record.request, self.realm(&record).as_str());
+            self.audit_refusal(&refusal, record);
+            let response = refusal.respond(taste, &record.request, self.realm(record).as_str());
             if bodiless { response.map(Body::without_content) } else { response }
         });
+        if complaint.is_some() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         record.status = response.status().as_u16();
-        let access = Rc::clone(&self.access);
         response.map(|body| {
             body.when_done(move |sent| {
-                access.write(&record, sent);
+                begun.end(sent);
                 drop(hold);
             })
         })
@@ -263,6 +275,34 @@ impl Thread {
     }
 }
 
+/// A request that has begun and whose answer has not been handed over. If the client leaves before that, its line in
+/// the access log says so.
+struct Begun {
+    record: Record,
+    access: Rc<AccessLog>,
+    over: bool,
+}
+
+/// The status that the access log shows for a client that left before it was answered; nothing is sent with it.
+const CLIENT_LEFT: u16 = 499;
+
+impl Begun {
+    /// The answer has been passed on, as far as it went.
+    fn end(mut self, sent: Sent) {
+        self.over = true;
+        self.access.write(&self.record, sent);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.over {
+            self.record.status = CLIENT_LEFT;
+            self.access.write(&self.record, Sent { bytes: 0, cut: true });
+        }
+    }
+}
+
 /// Which application owns the target.
 fn route<'a>(world: &'a Snapshot, target: &Target) -> Result<&'a Arc<Application>, Refusal> {
     let hosts = &world.config.gateway.hosts;
@@ -281,7 +321,7 @@ fn is_file(app: &Application, target: &Target) -> bool {
 /// What may not reach an application whatever its rules say.
 fn check_head(parts: &Parts) -> Result<(), Refusal> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-        return Err(Reason::HttpMethodRefused.into());
+        return Err(Refusal::method());
     }
     match headers::doubled(&parts.headers) {
         Some("two Host headers") => Err(Reason::BadHost.into()),

@@ -1,5 +1,5 @@
 //! Stories through the real door: the real program on a free port, TLS, real workers, a real store.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
 mod cli;
 mod examples;

@@ -1,4 +1,4 @@
-//! The data plane: what happens to one request, top to bottom. Read [`Thread::admit`] first.
+//! The data plane: what happens to one request, top to bottom. Read `Thread::admit` first.
 //!
 //! `listener` accepts, `tls` shakes hands, `http` parses; then a request is admitted or refused here, and `app` serves
 //! it. Every refusal leaves through `refusal`, every request leaves one line in `access_log`. Nothing here touches the

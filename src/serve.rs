@@ -24,7 +24,7 @@ use crate::{
         launch::Launch,
         log::AppLog,
         pool::AppState,
-        supervise::{AppReport, Plan, Supervisor},
+        supervise::{AppReport, Plan, Prepared, Supervisor},
     },
     audit::{Audit, AuditRecord, event},
     authn::{Authn, HashingPool, password::Cost},
@@ -213,13 +213,11 @@ struct Operator {
 
 impl Operator {
     async fn start_applications(&self) {
-        for (name, why) in self.supervisor.apply(self.plans()).await {
-            tracing::error!(application = %name, "{why}");
-        }
+        let world = self.shared.current.get();
+        self.supervisor.apply(self.plans(&world), Prepared::default()).await;
     }
 
-    fn plans(&self) -> Vec<Plan> {
-        let world = self.shared.current.get();
+    fn plans(&self, world: &Snapshot) -> Vec<Plan> {
         let config = &world.config;
         let plan = |app: &Arc<Application>| Plan {
             name: Arc::clone(&app.name),
@@ -292,7 +290,11 @@ impl Operator {
 
     async fn reload_files(&self) -> Result<ReloadReport, Vec<Problem>> {
         let _one_at_a_time = self.reloading.lock().await;
-        let (snapshot, warnings) = match load(&self.file, self.listen, &self.shared.clock) {
+        let loaded = match load(&self.file, self.listen, &self.shared.clock) {
+            Ok((snapshot, warnings)) => self.prepare(&snapshot).await.map(|prepared| (snapshot, warnings, prepared)),
+            Err(problems) => Err(problems),
+        };
+        let (snapshot, warnings, prepared) = match loaded {
             Ok(loaded) => loaded,
             Err(problems) => {
                 let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -306,9 +308,10 @@ impl Operator {
         };
         let before = self.shared.current.get();
         let needs_restart = needs_restart(&before.config, &snapshot.config);
+        let plans = self.plans(&snapshot);
         self.shared.current.swap(snapshot);
         self.shared.authn.invalidate();
-        let failed = self.supervisor.apply(self.plans()).await;
+        self.supervisor.apply(plans, prepared).await;
         let world = self.shared.current.get();
         let names = |snapshot: &Snapshot| -> Vec<Arc<str>> {
             snapshot.routes.all().iter().map(|app| Arc::clone(&app.name)).collect()
@@ -322,11 +325,7 @@ impl Operator {
             applications: new.len(),
             restarted: restarted.map(|app| app.name.to_string()).collect(),
             stopped: old.iter().filter(|name| !new.contains(name)).map(ToString::to_string).collect(),
-            warnings: warnings
-                .iter()
-                .map(ToString::to_string)
-                .chain(failed.into_iter().map(|(name, why)| format!("{name} goes on as it was: {why}")))
-                .collect(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
             needs_restart,
         };
         *self.reload_problem() = None;
@@ -334,6 +333,18 @@ impl Operator {
         let details = serde_json::json!({ "applications": report.applications });
         self.note(self.happened(event::RELOAD).details(details));
         Ok(report)
+    }
+
+    /// Starts the workers that new rules need before the rules are in force: new rules never apply to old code.
+    async fn prepare(&self, snapshot: &Snapshot) -> Result<Prepared, Vec<Problem>> {
+        self.supervisor.prepare(&self.plans(snapshot)).await.map_err(|failed| {
+            let problem = |(name, why): (Arc<str>, String)| {
+                let policy = snapshot.routes.all().iter().find(|app| app.name == name);
+                let file = policy.map_or_else(|| name.to_string(), |app| app.file.to_string());
+                Problem::file(&file, format!("{name} does not start as it is described now: {why}"))
+            };
+            failed.into_iter().map(problem).collect()
+        })
     }
 
     async fn reload_application(&self, name: &str) -> Result<(), String> {

@@ -15,28 +15,40 @@ use crate::{
 /// Names that say who the caller is, or what was asked for, in the words of some proxy. What is true is in `environ`
 /// already, so whatever a client sends under these names is a lie or an accident. Any name that begins with one of
 /// these is withheld.
-const WITHHELD_PREFIXES: [&str; 5] = ["x-forwarded-", "x-auth-request-", "x-original-", "x-rewrite-", "portcullis-"];
+const WITHHELD_PREFIXES: [&str; 15] = [
+    "client-",
+    "portcullis-",
+    "remote-",
+    "ssl-",
+    "tls-client-",
+    "x-auth-",
+    "x-authenticated-",
+    "x-client-",
+    "x-forwarded",
+    "x-original-",
+    "x-remote-",
+    "x-rewrite-",
+    "x-ssl-",
+    "x-user",
+    "x-webauth-",
+];
 
 /// The same, exact names.
-const WITHHELD: [&str; 18] = [
+const WITHHELD: [&str; 14] = [
     "auth-type",
     "authenticated-user",
     "forwarded",
     "path-info",
     "proxy",
-    "remote-addr",
-    "remote-email",
-    "remote-groups",
-    "remote-name",
-    "remote-roles",
-    "remote-user",
     "script-name",
-    "x-client-ip",
+    "true-client-ip",
+    "x-cluster-client-ip",
     "x-http-method-override",
     "x-method-override",
     "x-real-ip",
-    "x-remote-user",
+    "x-scheme",
     "x-script-name",
+    "x-url-scheme",
 ];
 
 /// Writes the payload of a [`portcullis_wire::Kind::Request`] frame.
@@ -175,7 +187,12 @@ fn connection_options(headers: &HeaderMap) -> Vec<String> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|option| option.trim().to_ascii_lowercase())
-        .filter(|option| !matches!(option.as_str(), "" | "close" | "keep-alive"))
+        // What belongs to the message cannot be declared to be the connection's: it would change what the application
+        // is asked.
+        .filter(|option| {
+            let whole = ["host", "content-length", "content-type", "cookie", "authorization"];
+            !matches!(option.as_str(), "" | "close" | "keep-alive") && !whole.contains(&option.as_str())
+        })
         .collect()
 }
 
@@ -228,6 +245,9 @@ mod tests {
             "X-Original-URL",
             "X_A",
             "X.A",
+            "X-User",
+            "X-SSL-Client-S-DN",
+            "True-Client-IP",
             "Forwarded",
             "X-Real-IP",
             "X-HTTP-Method-Override",

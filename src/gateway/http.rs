@@ -109,7 +109,7 @@ async fn serve_http1<S>(
     // hyper's limit comes first, and with it the answer 431.
     let buffer = limits.header_bytes.max(H1_LEAST_BUFFER);
     let head = Rc::new(HeadWatch::new(timeouts.head, 2 * buffer));
-    let stream = Watched { stream, head: Rc::clone(&head), timer: None };
+    let stream = Watched { stream, head: Rc::clone(&head), timer: None, stall: timeouts.body, stalled: None };
     let service = service_fn(move |request: Request<Incoming>| {
         let (thread, head) = (Rc::clone(&thread), Rc::clone(&head));
         async move {
@@ -248,7 +248,8 @@ impl HeadWatch {
         let mut scanner = self.scanner.borrow_mut();
         let passed = scanner.take(bytes).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
         self.stopped.set(passed < bytes.len());
-        self.arriving.set(scanner.in_head().then(|| self.arriving.get().unwrap_or_else(Instant::now)));
+        let waiting = scanner.in_head() || self.stopped.get();
+        self.arriving.set(waiting.then(|| self.arriving.get().unwrap_or_else(Instant::now)));
         Ok(passed)
     }
 
@@ -267,6 +268,24 @@ struct Watched<S> {
     stream: S,
     head: Rc<HeadWatch>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// How long a client may take nothing of what is written, and the time-out while it does.
+    stall: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Watched<S> {
+    /// Ends a connection whose client has stopped reading: it holds buffers here, and a thread of the application.
+    fn check_stall<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.stalled = None;
+            return progress;
+        }
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.stall)));
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read the answer")));
+        }
+        Poll::Pending
+    }
 }
 
 impl<S: AsyncRead + Unpin> Watched<S> {
@@ -289,7 +308,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.head.stopped.get() {
             // The answer to the bad head is on its way out; the connection closes behind it.
-            return Poll::Pending;
+            return if self.poll_overdue(cx) {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                Poll::Pending
+            };
         }
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
@@ -309,7 +332,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.check_stall(cx, written)
     }
 
     fn poll_write_vectored(
@@ -317,7 +341,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.check_stall(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -325,7 +350,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.check_stall(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -105,7 +105,8 @@ impl Thread {
 
         let request_id = record.request.clone();
         let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
-        let applications = Applications { pools: &self.pools, config: &world.config };
+        let launch = world.launch(&permit.app().name);
+        let applications = Applications { pools: &self.pools, config: &world.config, launch };
         let mut served = Served::default();
         let response = app::serve(applications, permit, inbound, body, &mut served).await?;
         record.queued_us = served.queued_us;
@@ -241,7 +242,7 @@ impl Thread {
         let claimed = record.claimed.as_ref().filter(|_| failed_sign_in).map(Name::as_str);
         let actor = record.principal.as_deref().or(claimed).unwrap_or("anonymous");
         let mut refused = AuditRecord::new(self.clock.now(), event, actor)
-            .target(format!("{} {}", record.method, record.path))
+            .target(audited_target(record))
             .refused(refusal.reason)
             .details(serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }));
         refused.rule = record.rule.as_ref().map(ToString::to_string);
@@ -283,6 +284,9 @@ struct Begun {
     over: bool,
 }
 
+/// Bytes of a refused target that the audit keeps.
+const AUDITED_MOST: usize = 512;
+
 /// The status that the access log shows for a client that left before it was answered; nothing is sent with it.
 const CLIENT_LEFT: u16 = 499;
 
@@ -301,6 +305,21 @@ impl Drop for Begun {
             self.access.write(&self.record, Sent { bytes: 0, cut: true });
         }
     }
+}
+
+/// What was asked for, as far as it is worth keeping for ever: whoever is refused must not fill the disk with it.
+fn audited_target(record: &Record) -> String {
+    let mut target = format!("{:.32} {}", record.method.as_str(), record.path);
+    if target.len() > AUDITED_MOST {
+        let mut end = AUDITED_MOST;
+        while !target.is_char_boundary(end) {
+            end -= 1;
+        }
+        let whole = target.len();
+        target.truncate(end);
+        target.push_str(&format!("… ({whole} bytes)"));
+    }
+    target
 }
 
 /// Which application owns the target.

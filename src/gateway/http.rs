@@ -117,7 +117,9 @@ async fn serve_http1<S>(
         .max_headers(limits.headers)
         .max_buf_size(limits.header_bytes.max(H1_LEAST_BUFFER))
         .half_close(false)
-        .pipeline_flush(true);
+        // Copied together they leave in one TLS record. Never `pipeline_flush`: while any byte of a next request is
+        // there, it holds back every answer, also the 400 to that byte, and gathers them in memory without a bound.
+        .writev(false);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

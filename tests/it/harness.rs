@@ -277,7 +277,8 @@ impl Gate {
         connector.connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS")
     }
 
-    fn tls(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    /// A client that trusts the development CA and offers these protocols.
+    pub fn tls(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let ca = self.path("certs/ca.pem");
         for certificate in CertificateDer::pem_file_iter(ca).expect("the CA's file") {

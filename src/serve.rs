@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{
@@ -98,6 +98,8 @@ async fn serve(
     telemetry: &Arc<Telemetry>,
     clock: Clock,
 ) -> anyhow::Result<()> {
+    // Before anything is worth ending in order: until then a signal simply ends the process.
+    let mut signals = Signals::install()?;
     let config = snapshot.config.clone();
     let store = Store::open(&config.store, clock.clone()).await?;
     let control = socket::Listener::bind(&config.data)?;
@@ -147,14 +149,22 @@ async fn serve(
         reload_problem: Mutex::new(None),
     });
     operator.note(operator.happened(event::START).details(serde_json::json!({ "listen": operator.addresses })));
-    operator.start_applications().await;
+    tokio::select! {
+        () = operator.start_applications() => {}
+        // Imports may take a minute; who says stop now does not wait for them, and workers end with this process.
+        () = signals.stop() => {
+            tracing::info!("stopped while applications were starting");
+            audit.flush().await;
+            return Ok(());
+        }
+    }
     operator.announce();
     tokio::spawn(control.serve(Arc::clone(&operator) as Arc<dyn Handler>));
     tokio::spawn(Arc::clone(&operator).follow_certificates());
     tokio::spawn(Arc::clone(&operator).follow_store());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    operator.until_stopped().await?;
+    operator.until_stopped(&mut signals).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     trigger.pull();
@@ -164,7 +174,7 @@ async fn serve(
         outcome = tokio::time::timeout(patience, drained) => if outcome.is_err() {
             tracing::warn!("connections were still open when the time to stop was up (`stop` under [timeouts])");
         },
-        () = operator.told_again() => tracing::warn!("told to stop again: not waiting for open connections"),
+        () = signals.stop() => tracing::warn!("told to stop again: not waiting for open connections"),
     }
     operator.supervisor.stop().await;
     operator.note(operator.happened(event::STOP));
@@ -193,6 +203,28 @@ fn log_panics() {
         let message = panic.payload_as_str().unwrap_or("no message");
         tracing::error!(place, "a defect of Portcullis itself: {message}");
     }));
+}
+
+/// What a service manager or a terminal says.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when it is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
+    }
 }
 
 /// The control thread's view of the whole.
@@ -254,25 +286,14 @@ impl Operator {
         let _ = out.flush();
     }
 
-    async fn until_stopped(&self) -> std::io::Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn until_stopped(&self, signals: &mut Signals) {
         loop {
             tokio::select! {
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
-                _ = hangup.recv() => self.hang_up().await,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.terminate.recv() => return,
+                _ = signals.hangup.recv() => self.hang_up().await,
             }
         }
-    }
-
-    async fn told_again(&self) {
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return std::future::pending().await;
-        };
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     }
 
     /// SIGHUP: everything again, logs and applications too.

@@ -123,7 +123,10 @@ async fn serve_http1<S>(
         .header_read_timeout(timeouts.idle.max(timeouts.head))
         .max_header_size(limits.header_bytes)
         .max_buf_size(buffer)
-        .half_close(false);
+        .half_close(false)
+        // Copied together they leave in one TLS record. Never `pipeline_flush`: while any byte of a next request is
+        // there, it holds back every answer, also the 400 to that byte, and gathers them in memory without a bound.
+        .writev(false);
     if limits.headers != H1_HEADERS {
         // Even the same number would cost an array on the heap for every request.
         builder.max_headers(limits.headers);

@@ -23,7 +23,7 @@ use std::{
     time::Instant,
 };
 
-use ::http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
 
 use crate::{
@@ -84,7 +84,8 @@ impl Thread {
         let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
         let target = Target::parse(mem::take(&mut parts.uri), parts.version, host)?;
         record.path = target.path().as_str().to_owned();
-        let client = headers::client(peer.address, &parts.headers, &world.config.gateway.trusted_proxies);
+        let client = headers::client(peer.address, &parts.headers, &world.config.gateway.trusted_proxies)
+            .map_err(Refusal::bad_request)?;
         record.client = client.ip().to_canonical();
         let app = route(&world, &target)?;
         record.application = Some(Arc::clone(&app.name));
@@ -128,6 +129,7 @@ impl Thread {
         let record = &mut begun.record;
         let taste = Taste::of(request.headers());
         let bodiless = request.method() == Method::HEAD;
+        let is_http1 = request.version() < Version::HTTP_2;
         let outcome = if let Some(complaint) = complaint {
             Err(Refusal::bad_request(complaint))
         } else if request.uri() == "*" && request.method() == Method::OPTIONS {
@@ -135,16 +137,16 @@ impl Thread {
         } else {
             self.admit(peer, request, record).await
         };
-        let mut response = outcome.unwrap_or_else(|refusal| {
+        let response = outcome.unwrap_or_else(|refusal| {
             record.reason = Some(refusal.reason);
             record.rule = refusal.rule.clone().or(record.rule.take());
             self.audit_refusal(&refusal, record);
-            let response = refusal.respond(taste, &record.request, self.realm(record).as_str());
+            let mut response = refusal.respond(taste, &record.request, self.realm(record).as_str());
+            if is_http1 && refusal.ends_connection() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             if bodiless { response.map(Body::without_content) } else { response }
         });
-        if complaint.is_some() {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
         record.status = response.status().as_u16();
         response.map(|body| {
             body.when_done(move |sent| {
@@ -219,8 +221,8 @@ impl Thread {
             method: request.method().clone(),
             path: String::new(),
             protocol: match request.version() {
-                ::http::Version::HTTP_10 | ::http::Version::HTTP_09 => "HTTP/1.0",
-                ::http::Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 | Version::HTTP_09 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
                 _ => "HTTP/1.1",
             },
             application: None,

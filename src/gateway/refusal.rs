@@ -111,6 +111,13 @@ impl Refusal {
         if self.sign_in.is_some() { StatusCode::UNAUTHORIZED } else { status(self.public.unwrap_or(self.reason)) }
     }
 
+    /// Whether the request's head has two readings: then nobody can say where the next request begins either, and an
+    /// HTTP/1 connection is closed behind the answer (RFC 9112 section 6.3).
+    #[must_use]
+    pub fn ends_connection(&self) -> bool {
+        matches!(self.reason, Reason::BadRequest | Reason::BadHost)
+    }
+
     /// The one answer to a refused request. `realm` is shown by a browser that asks for a password.
     #[must_use]
     pub fn respond(&self, taste: Taste, request_id: &str, realm: &str) -> Response<Body> {

@@ -7,3 +7,4 @@ mod harness;
 mod methods;
 mod revocation;
 mod workers;
+mod wsgi;

@@ -111,13 +111,14 @@ async fn serve_http1<S>(
         }
     });
     let mut builder = conn::http1::Builder::new();
+    // Not `pipeline_flush`: while unread bytes follow a request it keeps the answer back, and loses it when the
+    // connection is closed because of just those bytes.
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.idle.max(timeouts.head))
         .max_headers(limits.headers)
         .max_buf_size(limits.header_bytes.max(H1_LEAST_BUFFER))
-        .half_close(false)
-        .pipeline_flush(true);
+        .half_close(false);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -128,7 +128,11 @@ impl Thread {
             record.reason = Some(refusal.reason);
             record.rule = refusal.rule.clone().or(record.rule.take());
             self.audit_refusal(&refusal, &record);
-            let response = refusal.respond(taste, &record.request, self.realm(&record).as_str());
+            let mut response = refusal.respond(taste, &record.request, self.realm(&record).as_str());
+            // Where such a request ends is a guess; what follows it on this connection is not taken for another.
+            if refusal.reason == Reason::BadRequest && record.protocol != "HTTP/2" {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             if bodiless { response.map(Body::without_content) } else { response }
         });
         record.status = response.status().as_u16();

@@ -39,6 +39,9 @@ const WITHHELD: [&str; 18] = [
     "x-script-name",
 ];
 
+/// What a request that names no host was for, as HTTP/1.0 allows: PEP 3333 wants a SERVER_NAME that is not empty.
+const NO_HOST: &str = "localhost";
+
 /// Writes the payload of a [`portcullis_wire::Kind::Request`] frame.
 pub fn put(out: &mut BytesMut, permit: &Permit, inbound: &Inbound, body: &RequestBody) {
     let target = permit.target();
@@ -68,7 +71,7 @@ pub fn put(out: &mut BytesMut, permit: &Permit, inbound: &Inbound, body: &Reques
         path_info: permit.path_info().as_bytes(),
         query: target.query().as_bytes(),
         request_uri: target.uri().as_bytes(),
-        server_name: &target.host().name,
+        server_name: if target.host().name.is_empty() { NO_HOST } else { &target.host().name },
         server_port: target.host().port.unwrap_or(if inbound.secure { 443 } else { 80 }),
         remote_addr: &client,
         remote_port: inbound.client.port(),

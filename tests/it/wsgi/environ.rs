@@ -144,7 +144,7 @@ async fn what_must_come_once_and_comes_twice_is_refused() {
     let gate = gate();
     for (name, head) in [
         ("Host", "Host: localhost\r\nHost: localhost\r\n"),
-        ("Content-Length", "Host: localhost\r\nContent-Length: 0\r\nContent-Length: 0\r\n"),
+        ("Content-Length", "Host: localhost\r\nContent-Length: 0\r\nContent-Length: 1\r\n"),
         ("Content-Type", "Host: localhost\r\nContent-Type: a/b\r\nContent-Type: a/b\r\n"),
         ("no Host", ""),
     ] {

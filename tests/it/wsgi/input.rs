@@ -166,7 +166,6 @@ async fn streamed_bodies_come_without_a_length_and_as_they_come() {
 async fn framing_with_two_readings_is_refused_and_the_connection_closed() {
     let gate = contract("");
     for (what, head) in [
-        ("both framings", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("chunked twice", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("not chunked last", "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
         ("unknown coding", "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
@@ -182,8 +181,35 @@ async fn framing_with_two_readings_is_refused_and_the_connection_closed() {
             "POST /app/count HTTP/1.1\r\nHost: localhost\r\n{head}GET /app/smuggled HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
         );
         let answer = text(&gate.raw(request.as_bytes()).await);
-        eprintln!("{what}: {answer:?}");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
+    }
+    // Transfer-Encoding wins over Content-Length, and the connection ends with the answer (RFC 9112 section 6.3).
+    for lengths in
+        ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
+    {
+        let request = format!(
+            "POST /app/echo HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n\r\n0\r\n\r\n\
+             GET /app/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        );
+        let answer = text(&gate.raw(request.as_bytes()).await);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     }
     assert_eq!(gate.get("/app/after").over(Http::One).await.code(), 404);
     assert_never_ran(&gate, "/app/smuggled");
+}
+
+#[tokio::test]
+async fn an_answer_arrives_although_bytes_that_nobody_wants_follow_the_request() {
+    let gate = contract("");
+    for rest in ["\r\n", "no request", "GET /app/smuggled HTTP/1.1\r\n\r\n"] {
+        let request = format!(
+            "POST /app/echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 4\r\n\r\nbody{rest}"
+        );
+        let answer = text(&gate.raw(request.as_bytes()).await);
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nbody"), "{rest:?}: {answer}");
+    }
+    let answer = gate.raw_status(b"GET /app/hello HTTP/1.1\r\nHost: localhost\r\nno header\r\n\r\n").await;
+    assert_eq!(answer, 400);
 }

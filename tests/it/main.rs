@@ -5,6 +5,7 @@ mod cli;
 mod examples;
 mod harness;
 mod methods;
+mod pythons;
 mod revocation;
 mod workers;
 mod wsgi;

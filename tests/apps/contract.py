@@ -124,6 +124,16 @@ def close_raises(environ, start_response):
     return Bad([b"fine"])
 
 
+def slow_close(environ, start_response):
+    """The client has the whole answer long before close() returns."""
+    class Slow(Closing):
+        def close(self):
+            time.sleep(0.5)
+            super().close()
+    start_response("200 OK", TEXT + [("Content-Length", "4")])
+    return Slow([b"four"])
+
+
 def too_long(environ, start_response):
     """More body than Content-Length."""
     start_response("200 OK", TEXT + [("Content-Length", "4")])

@@ -7,5 +7,6 @@ mod harness;
 mod methods;
 mod pythons;
 mod revocation;
+mod stopping;
 mod workers;
 mod wsgi;

@@ -334,6 +334,15 @@ impl Lane {
     }
 }
 
+/// What nobody waits for any more and the worker has not closed yet, when the data thread ends before the worker's last
+/// frame comes: it is not under way any longer, and nobody may wait for it (`WorkerShared::drained`).
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let abandoned = std::mem::take(&mut self.state.get_mut().exchanges);
+        abandoned.iter().for_each(|(_, exchange)| self.finished_one(exchange));
+    }
+}
+
 enum Ended {
     Closed,
     Io(std::io::Error),

@@ -64,7 +64,7 @@ pub enum BootError {
     #[error("{0}")]
     Import(String),
     /// It went away before it was ready.
-    #[error("the worker {0} before the application was imported")]
+    #[error("before the application was imported, the worker {0}")]
     Died(String),
     /// It took too long.
     #[error("the application was not imported within {} s (`start_timeout`)", .0.as_secs())]

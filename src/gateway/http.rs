@@ -118,6 +118,8 @@ async fn serve_http1<S>(
         }
     });
     let mut builder = conn::http1::Builder::new();
+    // Not `pipeline_flush`: while unread bytes follow a request it keeps the answer back, and loses it when the
+    // connection is closed because of just those bytes.
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.idle.max(timeouts.head))

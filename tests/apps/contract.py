@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 TEXT = [("Content-Type", "text/plain")]
 closed = {"count": 0}
 local = threading.local()
+word = threading.Semaphore(0)
 
 
 class Closing:
@@ -121,6 +122,16 @@ def close_raises(environ, start_response):
             raise RuntimeError("close failed")
     start_response("200 OK", TEXT)
     return Bad([b"fine"])
+
+
+def slow_close(environ, start_response):
+    """The client has the whole answer long before close() returns."""
+    class Slow(Closing):
+        def close(self):
+            time.sleep(0.5)
+            super().close()
+    start_response("200 OK", TEXT + [("Content-Length", "4")])
+    return Slow([b"four"])
 
 
 def too_long(environ, start_response):
@@ -314,6 +325,71 @@ def sse(environ, start_response):
     return Closing(events())
 
 
+def tell(environ, start_response):
+    """Lets one that waits for a word go on."""
+    word.release()
+    start_response("200 OK", TEXT)
+    return [b"told"]
+
+
+def wait_for_word():
+    if not word.acquire(timeout=60):
+        raise TimeoutError("nobody said a word")
+
+
+def events_when_told(environ, start_response):
+    """An event at once, and one more for each word."""
+    start_response("200 OK", [("Content-Type", "text/event-stream")])
+    def events():
+        yield b"data: 0\n\n"
+        for number in range(1, 3):
+            wait_for_word()
+            yield f"data: {number}\n\n".encode()
+    return Closing(events())
+
+
+def write_when_told(environ, start_response):
+    """write() has sent its bytes when it returns; the rest comes after a word."""
+    start_response("200 OK", TEXT)(b"written ")
+    wait_for_word()
+    return [b"returned"]
+
+
+def raise_when_told(environ, start_response):
+    """Raises in mid-body, once the client has seen the beginning."""
+    start_response("200 OK", TEXT)
+    def blocks():
+        yield b"some"
+        wait_for_word()
+        raise RuntimeError("after")
+    return Closing(blocks())
+
+
+def short_when_told(environ, start_response):
+    """Ends before its Content-Length, once the client has seen the beginning."""
+    start_response("200 OK", TEXT + [("Content-Length", "40")])
+    def blocks():
+        yield b"four"
+        wait_for_word()
+    return Closing(blocks())
+
+
+def never_first(environ, start_response):
+    """Computes for ever before its first block."""
+    start_response("200 OK", TEXT)
+    def blocks():
+        while True:
+            time.sleep(0.01)
+        yield b""
+    return Closing(blocks())
+
+
+def own_date(environ, start_response):
+    """Says itself what time it is and who it is."""
+    start_response("200 OK", TEXT + [("Date", "Thu, 01 Jan 1970 00:00:00 GMT"), ("Server", "own")])
+    return [b"dated"]
+
+
 def big(environ, start_response):
     """?mib= MiB in one block."""
     start_response("200 OK", [("Content-Type", "application/octet-stream")])
@@ -432,7 +508,7 @@ def stuck_hard(environ, start_response):
 PATHS = {
     "/" + name.rstrip("_"): function
     for name, function in list(globals().items())
-    if callable(function) and not isinstance(function, type) and name not in ("argument", "parse_qs")
+    if callable(function) and not isinstance(function, type) and name not in ("argument", "parse_qs", "wait_for_word")
 }
 PATHS["/"] = hello
 PATHS["/204"] = no_content

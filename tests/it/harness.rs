@@ -367,8 +367,15 @@ impl Drop for Gate {
             return;
         }
         assert!(status.success() || status.signal() == Some(9), "the gateway ended badly: {status}");
+        let said = std::fs::read_to_string(self.path("stderr")).unwrap_or_default();
+        assert!(!said.contains("were still"), "the gateway waited in vain for something to end:\n{said}");
+        // A worker that was still importing is killed, and the kernel needs a moment to take it apart.
+        let deadline = std::time::Instant::now() + Duration::from_secs(2);
         for worker in workers {
-            assert!(!is_alive(worker), "worker {worker} was left behind");
+            while is_alive(worker) {
+                assert!(std::time::Instant::now() < deadline, "worker {worker} was left behind");
+                std::thread::yield_now();
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 """Says what it was called for, and marks what it holds to be protected, reading its path as carelessly as it can.
 
 `X-Protected`: below /admin once the path is decoded again, its backslashes turned and its dots and slashes resolved.
-`X-Generous`: the same for somebody who then ignores case, blanks, path parameters and the width of letters too.
+`X-Generous`: the same for somebody who then ignores case, blanks, the width of letters, and what follows `;`, `?` or `#` too.
 `/count` tells how often each path was called.
 """
 import json
@@ -17,7 +17,7 @@ lock = threading.Lock()
 def careless(path):
     for _ in range(3):
         path = unquote_to_bytes(path)
-    path = re.split(rb"[\x00\r\n?#]", path.replace(b"\\", b"/"))[0]
+    path = re.split(rb"[\x00\r\n]", path.replace(b"\\", b"/"))[0]
     segments = []
     for segment in path.split(b"/"):
         if segment == b"..":
@@ -29,7 +29,7 @@ def careless(path):
 
 def generous(path):
     text = unicodedata.normalize("NFKC", careless(path).decode("utf-8", "replace")).lower()
-    return "/".join(segment.partition(";")[0].strip() for segment in text.split("/")).encode()
+    return "/".join(re.split("[;?#]", segment)[0].strip() for segment in text.split("/")).encode()
 
 
 def below_admin(path):

@@ -197,6 +197,7 @@ impl Seen {
     }
 
     /// Every path that ran is the path that was judged, and there were enough of every kind to say so.
+    #[allow(clippy::print_stdout, reason = "a failure is understood and repeated with what was printed")]
     fn check(mut self, gate: &Gate) {
         println!("outcomes: {:?}", self.codes);
         let total: usize = self.codes.values().sum();
@@ -333,6 +334,7 @@ const DISGUISES: [(u8, [&str; 7]); 3] = [
 
 impl Mutations {
     /// The seed is printed, so that a failure can be repeated.
+    #[allow(clippy::print_stdout, reason = "a failure is understood and repeated with what was printed")]
     fn announced(over: &str) -> Self {
         println!("{over}: PORTCULLIS_SEED={}", seed());
         Self(seed())

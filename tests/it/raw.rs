@@ -84,12 +84,7 @@ impl Raw {
 
     /// The next answer, or nothing when the connection ends before it is complete.
     pub async fn answer(&mut self) -> Option<RawAnswer> {
-        tokio::time::timeout(PATIENCE, self.next(false)).await.expect("an answer in time")
-    }
-
-    /// The next answer if it belongs to a HEAD.
-    pub async fn answer_to_head(&mut self) -> Option<RawAnswer> {
-        tokio::time::timeout(PATIENCE, self.next(true)).await.expect("an answer in time")
+        tokio::time::timeout(PATIENCE, self.next()).await.expect("an answer in time")
     }
 
     /// All answers until the gateway closes.
@@ -101,7 +96,7 @@ impl Raw {
         all
     }
 
-    async fn next(&mut self, bodiless: bool) -> Option<RawAnswer> {
+    async fn next(&mut self) -> Option<RawAnswer> {
         let end = loop {
             if let Some(end) = self.received.windows(4).position(|window| window == b"\r\n\r\n") {
                 break end + 4;
@@ -116,7 +111,7 @@ impl Raw {
             panic!("nothing is streamed to this client: {}", answer.head);
         }
         let announced = answer.header("content-length").map_or(0, |length| length.parse().expect("a length"));
-        let length = if bodiless || code < 200 || code == 204 || code == 304 { 0 } else { announced };
+        let length = if code < 200 || code == 204 || code == 304 { 0 } else { announced };
         while self.received.len() < length {
             self.more().await?;
         }

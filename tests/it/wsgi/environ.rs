@@ -165,9 +165,9 @@ async fn no_spelling_of_a_header_reaches_the_name_of_another() {
     for http in BOTH {
         let ask = gate
             .get("/app/")
-            .header("x_user", "under")
-            .header("x.user", "dot")
-            .header("x-user", "dash")
+            .header("x_tint", "under")
+            .header("x.tint", "dot")
+            .header("x-tint", "dash")
             .header("proxy", "http://evil.example")
             .header("remote_user", "mallory")
             .header("remote-user", "mallory")
@@ -176,7 +176,7 @@ async fn no_spelling_of_a_header_reaches_the_name_of_another() {
             .header("script-name", "/evil")
             .header("x-name", "Andr\u{e9}");
         let environ = ask.over(http).await.environ();
-        assert_eq!(environ["HTTP_X_USER"], "dash", "over {http:?}");
+        assert_eq!(environ["HTTP_X_TINT"], "dash", "over {http:?}");
         assert_eq!(environ["HTTP_X_NAME"], "Andr\u{c3}\u{a9}", "bytes as latin-1");
         assert_eq!(environ["SCRIPT_NAME"], "/app");
         let all = environ.to_string();

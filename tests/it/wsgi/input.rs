@@ -28,7 +28,7 @@ async fn bodies_of_every_size_arrive_whole_and_bounded_reads_are_exact() {
     let gate = contract("");
     // Around what travels with the head, one window, and several.
     for length in [0usize, 1, 65_535, 65_536, 65_537, 300_000, 5_000_000] {
-        let body: Vec<u8> = (0..length).map(|at| (at % 251) as u8).collect();
+        let body: Vec<u8> = (0..=250u8).cycle().take(length).collect();
         for http in BOTH {
             for path in ["echo", "stream_echo"] {
                 let ask = gate.ask("POST", &format!("/app/{path}")).body(body.clone());
@@ -169,6 +169,9 @@ async fn framing_with_two_readings_is_refused_and_the_connection_closed() {
         ("chunked twice", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
         ("not chunked last", "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n"),
         ("unknown coding", "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
+        ("length and chunks", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("chunks and length", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n"),
+        ("the same length twice", "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
         ("a list of lengths", "Content-Length: 5, 5\r\n\r\nhello"),
         ("a sign", "Content-Length: +5\r\n\r\nhello"),
         ("space before the colon", "Content-Length : 5\r\n\r\nhello"),
@@ -183,18 +186,6 @@ async fn framing_with_two_readings_is_refused_and_the_connection_closed() {
         let answer = text(&gate.raw(request.as_bytes()).await);
         assert!(answer.starts_with("HTTP/1.1 400 "), "{what}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{what}: {answer}");
-    }
-    // Transfer-Encoding wins over Content-Length, and the connection ends with the answer (RFC 9112 section 6.3).
-    for lengths in
-        ["Content-Length: 5\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5"]
-    {
-        let request = format!(
-            "POST /app/echo HTTP/1.1\r\nHost: localhost\r\n{lengths}\r\n\r\n0\r\n\r\n\
-             GET /app/smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
-        );
-        let answer = text(&gate.raw(request.as_bytes()).await);
-        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
-        assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{answer}");
     }
     assert_eq!(gate.get("/app/after").over(Http::One).await.code(), 404);
     assert_never_ran(&gate, "/app/smuggled");

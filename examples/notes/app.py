@@ -365,7 +365,7 @@ def as_json(note):
 
 @application.get("/api/notes")
 def api_list():
-    return jsonify(notes=[as_json(note) for note in own_notes()])
+    return jsonify(user=g.user, notes=[as_json(note) for note in own_notes()])
 
 
 @application.post("/api/notes")

@@ -24,7 +24,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -43,17 +43,18 @@ class Contender:
     command: list[str]
     port: int
     path: str
-    headers: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str]
+    ca: Path
     process: subprocess.Popen | None = None
 
     def url(self) -> str:
         return f"https://localhost:{self.port}{self.path}"
 
-    def start(self, ca: Path) -> None:
+    def start(self) -> None:
         self.process = subprocess.Popen(
             self.command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        context = ssl.create_default_context(cafile=str(ca))
+        context = ssl.create_default_context(cafile=str(self.ca))
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
@@ -145,9 +146,10 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def portcullis(program: Path, home: Path, application: Path, python: Path) -> Contender:
+def portcullis(program: Path, home: Path, application: Path, python: Path, best: bool) -> Contender:
     """An installation with the application, a few rules and a service with a token."""
     port = free_port()
+    home.mkdir()
     run = [str(program), "--config", str(home / "portcullis.toml")]
     password = home / "password"
     password.write_text("only for this benchmark")
@@ -156,6 +158,9 @@ def portcullis(program: Path, home: Path, application: Path, python: Path) -> Co
          "--admin-password-file", str(password)],
         check=True, stdout=subprocess.DEVNULL,
     )
+    if best:
+        config = home / "portcullis.toml"
+        config.write_text(config.read_text().replace("[gateway]\n", "[gateway]\nthreads = 1\n", 1))
     (home / "policies" / "hello.toml").write_text(f"""
 [app]
 name = "/hello"
@@ -181,7 +186,8 @@ who = "role:administrator"
 """)
     token = subprocess.run([*run, "token", "create", "--service", "bench"], check=True, capture_output=True, text=True)
     headers = {"Authorization": f"Bearer {token.stdout.strip()}"}
-    return Contender("portcullis: token, rules, logs", [*run, "serve"], port, "/hello/plain", headers)
+    name = f"portcullis: {'one data thread' if best else 'default'}, token, rules, logs"
+    return Contender(name, [*run, "serve"], port, "/hello/plain", headers, home / "certs/ca.pem")
 
 
 def granian(python: Path, home: Path, application: Path, best: bool) -> Contender:
@@ -195,7 +201,7 @@ def granian(python: Path, home: Path, application: Path, best: bool) -> Contende
     if best:
         command += ["--blocking-threads", "1"]
         name = "granian: best setting, no authentication"
-    return Contender(name, [*command, "app:application"], port, "/plain")
+    return Contender(name, [*command, "app:application"], port, "/plain", {}, home / "certs/ca.pem")
 
 
 def main() -> None:
@@ -216,11 +222,18 @@ def main() -> None:
         home = Path(directory)
         script = home / "report.lua"
         script.write_text(WRK_REPORT)
-        ours = portcullis(arguments.portcullis.absolute(), home, application, python)
-        contenders = [ours, granian(python, home, application, best=True), granian(python, home, application, best=False)]
+        program = arguments.portcullis.absolute()
+        best, default = home / "best", home / "default"
+        ours = portcullis(program, best, application, python, best=True)
+        contenders = [
+            ours,
+            portcullis(program, default, application, python, best=False),
+            granian(python, best, application, best=True),
+            granian(python, best, application, best=False),
+        ]
         try:
             for contender in contenders:
-                contender.start(home / "certs/ca.pem")
+                contender.start()
             print(f"portcullis with one idle worker: {ours.resident_mib():.1f} MiB resident\n")
             results = {}
             for connections in arguments.connections:
@@ -240,20 +253,20 @@ def main() -> None:
 
 
 def report(results: dict, contenders: list[Contender], connections: list[int]) -> None:
-    print(f"{'connections':>11}  {'server':42} {'CPU us/request':>14} {'spread':>13} {'requests/s':>10} {'p99 ms':>7} {'ratio':>6}")
+    print(f"{'connections':>11}  {'server':50} {'CPU us/request':>14} {'spread':>13} {'requests/s':>10} {'p99 ms':>7} {'ratio':>6}")
     for count in connections:
-        ours = statistics.median(r.cpu_us for r in results[count, contenders[0].name])
+        peer = statistics.median(r.cpu_us for r in results[count, contenders[2].name])
         for contender in contenders:
             rounds = results[count, contender.name]
             cpu = sorted(r.cpu_us for r in rounds)
             middle = statistics.median(cpu)
             print(
-                f"{count:>11}  {contender.name:42} {middle:>14.1f} {f'{cpu[0]:.1f}-{cpu[-1]:.1f}':>13}"
+                f"{count:>11}  {contender.name:50} {middle:>14.1f} {f'{cpu[0]:.1f}-{cpu[-1]:.1f}':>13}"
                 f" {statistics.median(r.per_second for r in rounds):>10.0f}"
-                f" {statistics.median(r.p99_ms for r in rounds):>7.2f} {ours / middle:>6.2f}"
+                f" {statistics.median(r.p99_ms for r in rounds):>7.2f} {middle / peer:>6.2f}"
             )
         print()
-    print("ratio: CPU per request of portcullis divided by that of the server in the line; below 1 it costs less")
+    print("ratio: CPU per request divided by that of Granian at its best setting; below 1 it costs less")
 
 
 if __name__ == "__main__":

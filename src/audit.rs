@@ -130,6 +130,8 @@ impl Audit {
     pub fn record(&self, record: AuditRecord) -> Result<(), Full> {
         self.queue.try_send(Message::Record(Box::new(record))).map_err(|_| {
             self.state.lost.fetch_add(1, Ordering::Relaxed);
+            // The strictest level serves nothing until what waits, and the loss, stand in the store.
+            self.state.healthy.store(false, Ordering::Relaxed);
             Full
         })
     }

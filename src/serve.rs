@@ -17,14 +17,14 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     app::{
         launch::Launch,
         log::AppLog,
         pool::AppState,
-        supervise::{AppReport, Plan, Supervisor},
+        supervise::{AppReport, Plan, Prepared, Supervisor},
     },
     audit::{Audit, AuditRecord, event},
     authn::{Authn, HashingPool, password::Cost},
@@ -98,6 +98,8 @@ async fn serve(
     telemetry: &Arc<Telemetry>,
     clock: Clock,
 ) -> anyhow::Result<()> {
+    // Before anything is worth ending in order: until then a signal simply ends the process.
+    let mut signals = Signals::install()?;
     let config = snapshot.config.clone();
     let store = Store::open(&config.store, clock.clone()).await?;
     let control = socket::Listener::bind(&config.data)?;
@@ -147,14 +149,22 @@ async fn serve(
         reload_problem: Mutex::new(None),
     });
     operator.note(operator.happened(event::START).details(serde_json::json!({ "listen": operator.addresses })));
-    operator.start_applications().await;
+    tokio::select! {
+        () = operator.start_applications() => {}
+        // Imports may take a minute; who says stop now does not wait for them, and workers end with this process.
+        () = signals.stop() => {
+            tracing::info!("stopped while applications were starting");
+            audit.flush().await;
+            return Ok(());
+        }
+    }
     operator.announce();
     tokio::spawn(control.serve(Arc::clone(&operator) as Arc<dyn Handler>));
     tokio::spawn(Arc::clone(&operator).follow_certificates());
     tokio::spawn(Arc::clone(&operator).follow_store());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    operator.until_stopped().await?;
+    operator.until_stopped(&mut signals).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
     trigger.pull();
@@ -164,7 +174,7 @@ async fn serve(
         outcome = tokio::time::timeout(patience, drained) => if outcome.is_err() {
             tracing::warn!("connections were still open when the time to stop was up (`stop` under [timeouts])");
         },
-        () = operator.told_again() => tracing::warn!("told to stop again: not waiting for open connections"),
+        () = signals.stop() => tracing::warn!("told to stop again: not waiting for open connections"),
     }
     operator.supervisor.stop().await;
     operator.note(operator.happened(event::STOP));
@@ -195,6 +205,28 @@ fn log_panics() {
     }));
 }
 
+/// What a service manager or a terminal says.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Returns when it is told to stop.
+    async fn stop(&mut self) {
+        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
+    }
+}
+
 /// The control thread's view of the whole.
 struct Operator {
     file: PathBuf,
@@ -213,13 +245,11 @@ struct Operator {
 
 impl Operator {
     async fn start_applications(&self) {
-        for (name, why) in self.supervisor.apply(self.plans()).await {
-            tracing::error!(application = %name, "{why}");
-        }
+        let world = self.shared.current.get();
+        self.supervisor.apply(self.plans(&world), Prepared::default()).await;
     }
 
-    fn plans(&self) -> Vec<Plan> {
-        let world = self.shared.current.get();
+    fn plans(&self, world: &Snapshot) -> Vec<Plan> {
         let config = &world.config;
         let plan = |app: &Arc<Application>| Plan {
             name: Arc::clone(&app.name),
@@ -256,25 +286,14 @@ impl Operator {
         let _ = out.flush();
     }
 
-    async fn until_stopped(&self) -> std::io::Result<()> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut hangup = signal(SignalKind::hangup())?;
+    async fn until_stopped(&self, signals: &mut Signals) {
         loop {
             tokio::select! {
-                _ = interrupt.recv() => return Ok(()),
-                _ = terminate.recv() => return Ok(()),
-                _ = hangup.recv() => self.hang_up().await,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.terminate.recv() => return,
+                _ = signals.hangup.recv() => self.hang_up().await,
             }
         }
-    }
-
-    async fn told_again(&self) {
-        let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        else {
-            return std::future::pending().await;
-        };
-        tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
     }
 
     /// SIGHUP: everything again, logs and applications too.
@@ -292,7 +311,11 @@ impl Operator {
 
     async fn reload_files(&self) -> Result<ReloadReport, Vec<Problem>> {
         let _one_at_a_time = self.reloading.lock().await;
-        let (snapshot, warnings) = match load(&self.file, self.listen, &self.shared.clock) {
+        let loaded = match load(&self.file, self.listen, &self.shared.clock) {
+            Ok((snapshot, warnings)) => self.prepare(&snapshot).await.map(|prepared| (snapshot, warnings, prepared)),
+            Err(problems) => Err(problems),
+        };
+        let (snapshot, warnings, prepared) = match loaded {
             Ok(loaded) => loaded,
             Err(problems) => {
                 let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
@@ -306,9 +329,10 @@ impl Operator {
         };
         let before = self.shared.current.get();
         let needs_restart = needs_restart(&before.config, &snapshot.config);
+        let plans = self.plans(&snapshot);
         self.shared.current.swap(snapshot);
         self.shared.authn.invalidate();
-        let failed = self.supervisor.apply(self.plans()).await;
+        self.supervisor.apply(plans, prepared).await;
         let world = self.shared.current.get();
         let names = |snapshot: &Snapshot| -> Vec<Arc<str>> {
             snapshot.routes.all().iter().map(|app| Arc::clone(&app.name)).collect()
@@ -322,11 +346,7 @@ impl Operator {
             applications: new.len(),
             restarted: restarted.map(|app| app.name.to_string()).collect(),
             stopped: old.iter().filter(|name| !new.contains(name)).map(ToString::to_string).collect(),
-            warnings: warnings
-                .iter()
-                .map(ToString::to_string)
-                .chain(failed.into_iter().map(|(name, why)| format!("{name} goes on as it was: {why}")))
-                .collect(),
+            warnings: warnings.iter().map(ToString::to_string).collect(),
             needs_restart,
         };
         *self.reload_problem() = None;
@@ -334,6 +354,18 @@ impl Operator {
         let details = serde_json::json!({ "applications": report.applications });
         self.note(self.happened(event::RELOAD).details(details));
         Ok(report)
+    }
+
+    /// Starts the workers that new rules need before the rules are in force: new rules never apply to old code.
+    async fn prepare(&self, snapshot: &Snapshot) -> Result<Prepared, Vec<Problem>> {
+        self.supervisor.prepare(&self.plans(snapshot)).await.map_err(|failed| {
+            let problem = |(name, why): (Arc<str>, String)| {
+                let policy = snapshot.routes.all().iter().find(|app| app.name == name);
+                let file = policy.map_or_else(|| name.to_string(), |app| app.file.to_string());
+                Problem::file(&file, format!("{name} does not start as it is described now: {why}"))
+            };
+            failed.into_iter().map(problem).collect()
+        })
     }
 
     async fn reload_application(&self, name: &str) -> Result<(), String> {

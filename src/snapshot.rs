@@ -7,6 +7,7 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use arc_swap::ArcSwap;
 
 use crate::{
+    app::launch::{Launch, LaunchKey},
     certificates::Certificates,
     clock::{Clock, Timestamp},
     config::{self, Config},
@@ -25,6 +26,8 @@ pub struct Snapshot {
     pub certificates: Certificates,
     /// When it was loaded.
     pub loaded: Timestamp,
+    /// Which workers each application's requests run in.
+    launches: HashMap<Arc<str>, LaunchKey>,
 }
 
 impl Snapshot {
@@ -66,11 +69,21 @@ impl Snapshot {
         };
         match certificates {
             Some(certificates) if problems.is_empty() => {
+                let launches =
+                    applications.iter().map(|app| (Arc::clone(&app.name), Launch::of(&config, app).key())).collect();
                 let routes = Routes::new(applications);
-                Ok((Self { config, routes, certificates, loaded: clock.now() }, warnings))
+                Ok((Self { config, routes, certificates, loaded: clock.now(), launches }, warnings))
             }
             _ => Err(problems),
         }
+    }
+}
+
+impl Snapshot {
+    /// Which workers the requests of an application run in.
+    #[must_use]
+    pub fn launch(&self, application: &str) -> Option<LaunchKey> {
+        self.launches.get(application).copied()
     }
 }
 

@@ -11,16 +11,17 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use portcullis_wire::{
-    FailKind, Frame, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, ResponseHead, begin, end, fail_payload,
-    put_empty, put_frame, put_u32, take_frame, u32_payload,
+    FailKind, Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, ResponseHead, begin, end,
+    fail_payload, put_empty, put_frame, put_u32, take_frame, u32_payload,
 };
 use slab::Slab;
 use tokio::net::UnixStream;
@@ -37,6 +38,24 @@ const CREDIT_STEP: u32 = INITIAL_WINDOW / 4;
 /// One read takes at most this much, so that one flooding worker does not keep its data thread from its other work.
 const READ_CHUNK: usize = 64 * 1024;
 
+/// A client that takes nothing of an answer for this long, although there is something, does not get the rest.
+const STALL: Duration = Duration::from_secs(30);
+
+/// How often that is looked at.
+const STALL_CHECK: Duration = Duration::from_secs(5);
+
+/// What belongs to one connection and not to an answer (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 /// Why an exchange has no (whole) answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -46,6 +65,9 @@ pub enum Failure {
     /// The worker died or broke the protocol.
     #[error("the worker was lost")]
     WorkerLost,
+    /// The client took nothing of the answer for too long.
+    #[error("the client does not read the answer")]
+    Stalled,
 }
 
 /// Status line and headers of an answer.
@@ -100,6 +122,10 @@ struct Exchange {
     body_window: u32,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// Since when a piece of the answer has been here and the client has taken nothing.
+    waiting_since: Option<Instant>,
+    /// The gateway itself has ended it; pieces that still come are dropped.
+    given_up: Option<Failure>,
     /// The client is gone; the slot stays until the worker closes the exchange.
     abandoned: bool,
     /// Its time is up; counted in [`WorkerShared::overdue`].
@@ -129,6 +155,7 @@ impl Lane {
         let socket = UnixStream::from_std(socket)?;
         let lane = Rc::new(Self { worker, index, retired: Cell::new(false), state: RefCell::new(State::default()) });
         tokio::task::spawn_local(Rc::clone(&lane).serve(socket));
+        tokio::task::spawn_local(watch_for_stalls(Rc::downgrade(&lane)));
         Ok(lane)
     }
 
@@ -166,6 +193,8 @@ impl Lane {
             body_window: INITIAL_WINDOW,
             reader: None,
             writer: None,
+            waiting_since: None,
+            given_up: None,
             abandoned: false,
             overdue: false,
         });
@@ -175,30 +204,53 @@ impl Lane {
             let start = begin(&mut state.out, id, Kind::Request);
             head(&mut state.out);
             end(&mut state.out, start);
-            state.wake_task();
+            if state.out.len() - start > HEADER + MAX_FRAME {
+                // The worker would end the lane over it, and with it every other request.
+                state.out.truncate(start);
+                state.exchanges[slot].phase = Phase::Failed(Failure::Application);
+                tracing::error!("a request's head is larger than a frame");
+            } else {
+                state.wake_task();
+            }
         }
         Ticket { lane: Rc::clone(self), id }
+    }
+
+    /// Gives up the answers that their clients have stopped taking: each holds a thread of the application.
+    fn drop_stalled(&self) {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let mut stalled = Vec::new();
+        for (slot, exchange) in &mut state.exchanges {
+            if !exchange.is_over() && exchange.waiting_since.is_some_and(|since| since.elapsed() > STALL) {
+                stalled.push(request_id(slot, exchange.generation));
+                // The worker still closes the exchange; what its client was is gone.
+                exchange.give_up(Failure::Stalled);
+            }
+        }
+        for id in stalled {
+            put_empty(&mut state.out, id, Kind::Cancel);
+            state.wake_task();
+        }
     }
 
     /// Reads and writes until the worker goes away.
     async fn serve(self: Rc<Self>, socket: UnixStream) {
         let mut input = BytesMut::with_capacity(READ_CHUNK);
         let error = poll_fn(|cx| self.poll(cx, &socket, &mut input)).await;
-        let unexpected = match error {
-            Ended::Closed => false,
-            Ended::Io(error) => {
-                tracing::debug!(worker = self.worker.id, %error, "lane closed");
-                false
-            }
+        match error {
             Ended::Malformed(error) => {
                 tracing::error!(worker = self.worker.id, application = %self.worker.application, %error, "a worker broke the protocol");
-                true
+                self.worker.command(WorkerCommand::Replace("it broke the protocol"));
             }
-        };
-        self.state.borrow_mut().fail_all();
-        if unexpected {
-            self.worker.command(WorkerCommand::Replace("it broke the protocol"));
+            Ended::Closed | Ended::Io(_) if self.retired.get() => {}
+            Ended::Closed => self.worker.command(WorkerCommand::LaneClosed),
+            Ended::Io(error) => {
+                tracing::debug!(worker = self.worker.id, %error, "lane closed");
+                self.worker.command(WorkerCommand::LaneClosed);
+            }
         }
+        self.state.borrow_mut().fail_all();
         self.release_finished();
     }
 
@@ -273,11 +325,12 @@ impl Lane {
 
     /// Forgets abandoned exchanges of a dead lane.
     fn release_finished(&self) {
-        let mut state = self.state.borrow_mut();
-        let before = state.exchanges.len();
-        state.exchanges.retain(|_, exchange| !exchange.abandoned);
-        let gone = before - state.exchanges.len();
-        self.worker.finished(u32::try_from(gone).unwrap_or(u32::MAX));
+        self.state.borrow_mut().exchanges.retain(|_, exchange| {
+            if exchange.abandoned {
+                self.finished_one(exchange);
+            }
+            !exchange.abandoned
+        });
     }
 }
 
@@ -304,18 +357,18 @@ impl State {
     }
 
     fn get(&mut self, id: u32) -> Option<&mut Exchange> {
-        let (slot, generation) = (usize::from(id as u16), (id >> 16) as u16);
+        let (slot, generation) = slot_and_generation(id);
         self.exchanges.get_mut(slot).filter(|exchange| exchange.generation == generation)
     }
 
     /// Takes in one frame; tells the slot and whether the exchange is over.
     fn receive(&mut self, frame: Frame) -> Result<(usize, bool), Malformed> {
-        let slot = usize::from(frame.request as u16);
+        let (slot, _) = slot_and_generation(frame.request);
         let Some(exchange) = self.get(frame.request) else {
             return Err(Malformed("an answer to a request that is not under way"));
         };
         exchange.receive(frame)?;
-        Ok((slot, matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response, _))))
+        Ok((slot, exchange.is_over()))
     }
 
     fn fail_all(&mut self) {
@@ -330,7 +383,31 @@ impl State {
     }
 }
 
+async fn watch_for_stalls(lane: Weak<Lane>) {
+    loop {
+        tokio::time::sleep(STALL_CHECK).await;
+        match lane.upgrade() {
+            Some(lane) if !lane.state.borrow().dead => lane.drop_stalled(),
+            _ => return,
+        }
+    }
+}
+
 impl Exchange {
+    /// Nothing more of it is passed on; the slot stays until the worker closes it.
+    fn give_up(&mut self, failure: Failure) {
+        self.given_up = Some(failure);
+        self.waiting_since = None;
+        self.chunks = VecDeque::new();
+        self.buffered = 0;
+        self.wake();
+    }
+
+    /// Whether the worker has said its last word about it.
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _))
+    }
+
     fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();
@@ -343,14 +420,19 @@ impl Exchange {
         match frame.kind {
             Kind::Response | Kind::Head if waiting => self.phase = Phase::Answered(frame.kind, frame.payload),
             Kind::Data if streaming => {
+                if frame.payload.is_empty() {
+                    // Empty pieces would be kept without counting against the window.
+                    return Err(Malformed("an empty piece of a response"));
+                }
                 let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
                 self.buffered = self.buffered.saturating_add(length);
                 if self.buffered > INITIAL_WINDOW {
                     return Err(Malformed("more response data than its window"));
                 }
-                if self.abandoned {
+                if self.abandoned || self.given_up.is_some() {
                     self.buffered = 0;
                 } else {
+                    self.waiting_since.get_or_insert_with(Instant::now);
                     self.chunks.push_back(frame.payload);
                 }
             }
@@ -374,6 +456,9 @@ impl Exchange {
             }
             Kind::BodyCredit => {
                 self.body_window = self.body_window.saturating_add(u32_payload(&frame.payload)?);
+                if self.body_window > INITIAL_WINDOW {
+                    return Err(Malformed("more room for a request's body than its window"));
+                }
             }
             _ => return Err(Malformed("a frame that does not belong here")),
         }
@@ -417,7 +502,7 @@ impl Ticket {
             }
         })
         .await?;
-        read_head(&payload)
+        read_head(&payload, kind == Kind::Response)
             .map(|(head, body)| match kind {
                 Kind::Response => Answer::Complete(head, body),
                 _ => Answer::Streaming(head),
@@ -434,10 +519,14 @@ impl Ticket {
         let mut state = self.lane.state.borrow_mut();
         let state = &mut *state;
         let Some(exchange) = state.get(self.id) else { return Poll::Ready(Some(Err(Failure::WorkerLost))) };
+        if let Some(failure) = exchange.given_up {
+            return Poll::Ready(Some(Err(failure)));
+        }
         if let Some(chunk) = exchange.chunks.pop_front() {
             let length = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
             exchange.buffered = exchange.buffered.saturating_sub(length);
             exchange.consumed += length;
+            exchange.waiting_since = (!exchange.chunks.is_empty()).then(Instant::now);
             if exchange.consumed >= CREDIT_STEP && matches!(exchange.phase, Phase::Streaming) {
                 let consumed = std::mem::take(&mut exchange.consumed);
                 put_u32(&mut state.out, self.id, Kind::Credit, consumed);
@@ -480,10 +569,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         let mut state = self.lane.state.borrow_mut();
-        let slot = usize::from(self.id as u16);
+        let (slot, _) = slot_and_generation(self.id);
         let Some(exchange) = state.get(self.id) else { return };
-        let over =
-            matches!(exchange.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _));
+        let over = exchange.is_over();
         if over {
             exchange.wake();
             let exchange = state.exchanges.remove(slot);
@@ -595,7 +683,9 @@ impl BodySender {
 
 impl Exchange {
     fn wants_body(&self) -> bool {
-        !self.abandoned && matches!(self.phase, Phase::Waiting | Phase::Answered(Kind::Head, _) | Phase::Streaming)
+        !self.abandoned
+            && self.given_up.is_none()
+            && matches!(self.phase, Phase::Waiting | Phase::Answered(Kind::Head, _) | Phase::Streaming)
     }
 }
 
@@ -603,18 +693,52 @@ fn request_id(slot: usize, generation: u16) -> u32 {
     u32::from(generation) << 16 | u32::try_from(slot).unwrap_or(u32::MAX) & 0xffff
 }
 
+fn slot_and_generation(id: u32) -> (usize, u16) {
+    let [a, b, c, d] = id.to_le_bytes();
+    (usize::from(u16::from_le_bytes([a, b])), u16::from_le_bytes([c, d]))
+}
+
 /// Reads a head; the bytes behind it are the body of a complete answer.
-fn read_head(payload: &Bytes) -> Result<(Head, Bytes), Malformed> {
-    debug_assert!(payload.len() <= MAX_FRAME);
+///
+/// hyper writes what it is given, so everything that would let an answer be read as two is checked here again, although
+/// an honest worker has done so: whoever shares the client's connection must not be answered by this application.
+fn read_head(payload: &Bytes, complete: bool) -> Result<(Head, Bytes), Malformed> {
     let (head, used) = ResponseHead::parse(payload)?;
     let status = StatusCode::from_u16(head.status).map_err(|_| Malformed("status"))?;
+    if status.is_informational() {
+        return Err(Malformed("an informational status"));
+    }
     let mut headers = HeaderMap::with_capacity(usize::from(head.headers.count()) + 2);
     for (name, value) in head.headers.iter() {
         let name = HeaderName::from_bytes(name).map_err(|_| Malformed("header name"))?;
+        if HOP_BY_HOP.contains(&name.as_str()) {
+            return Err(Malformed("a hop-by-hop header"));
+        }
         let value = HeaderValue::from_maybe_shared(payload.slice_ref(value)).map_err(|_| Malformed("header value"))?;
         headers.append(name, value);
     }
+    let body = payload.slice(used..);
+    check_length(status, &headers, complete.then_some(body.len()))?;
     let standard = status.canonical_reason().is_some_and(|reason| reason.as_bytes() == head.reason);
     let reason = (!standard).then(|| payload.slice_ref(head.reason));
-    Ok((Head { status, reason, headers, queued_us: head.queued_us }, payload.slice(used..)))
+    Ok((Head { status, reason, headers, queued_us: head.queued_us }, body))
+}
+
+/// One Content-Length at most, a number, and that of the body when there is one.
+fn check_length(status: StatusCode, headers: &HeaderMap, body: Option<usize>) -> Result<(), Malformed> {
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let (first, second) = (lengths.next(), lengths.next());
+    if second.is_some() {
+        return Err(Malformed("two Content-Length headers"));
+    }
+    let Some(length) = first else { return Ok(()) };
+    let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let length: u64 = digits.and_then(|text| text.parse().ok()).ok_or(Malformed("Content-Length"))?;
+    // An answer to HEAD, 204 and 304 announce a length and bring nothing.
+    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    match body {
+        Some(bytes) if bytes as u64 != length && bytes > 0 => Err(Malformed("another Content-Length than the body's")),
+        Some(bytes) if bytes > 0 && bodiless => Err(Malformed("a body where there is none")),
+        _ => Ok(()),
+    }
 }

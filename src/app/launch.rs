@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
+    hash::{DefaultHasher, Hash, Hasher},
     io::IoSlice,
     mem::MaybeUninit,
     os::{
@@ -39,7 +40,7 @@ pub const MAX_LANES: usize = 64;
 const INHERITED: [&str; 6] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME"];
 
 /// Everything that decides what a worker is. Two equal ones need no restart.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Launch {
     /// What the worker itself is told.
     pub boot: Boot,
@@ -54,6 +55,10 @@ pub struct Launch {
     /// How many workers.
     pub workers: u16,
 }
+
+/// Stands for a [`Launch`]; equal launches have equal keys within one life of the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LaunchKey(u64);
 
 /// A process that has been told what to run.
 pub struct Launched {
@@ -130,6 +135,14 @@ impl Launch {
             environment,
             workers: application.workers,
         }
+    }
+
+    /// Tells launches apart: a request that was judged by a policy runs only in workers of the same policy's launch.
+    #[must_use]
+    pub fn key(&self) -> LaunchKey {
+        let mut hasher = DefaultHasher::new();
+        self.hash(&mut hasher);
+        LaunchKey(hasher.finish())
     }
 
     /// Starts one worker with `lanes` lanes.

@@ -24,8 +24,8 @@ use crate::{
     app::{
         body::{Body, RequestBody},
         lane::{Answer, Failure, Head, Ticket},
-        launch::Launch,
-        pool::{Place, Pools},
+        launch::{Launch, LaunchKey},
+        pool::Pools,
         worker::{Start, Worker},
     },
     clock::Clock,
@@ -43,6 +43,8 @@ pub struct Inbound {
     pub parts: Parts,
     /// Who sent it, after trusted proxies.
     pub client: SocketAddr,
+    /// Our end of the connection.
+    pub local: SocketAddr,
     /// Whether it came over TLS.
     pub secure: bool,
     /// Its id in logs and pages.
@@ -55,6 +57,8 @@ pub struct Applications<'a> {
     pub pools: &'a Pools,
     /// Limits and time-outs that applications do not set themselves.
     pub config: &'a Config,
+    /// The launch that belongs to the rules which judged the request.
+    pub launch: Option<LaunchKey>,
 }
 
 /// What a served request cost.
@@ -93,8 +97,10 @@ async fn call(
 ) -> Result<Response<Body>, Reason> {
     let (config, app) = (applications.config, permit.app());
     let limit = app.body_bytes.unwrap_or(config.limits.body_bytes);
+    let seat = applications.pools.seat(&app.name, config.limits.queue)?;
     let body = RequestBody::prepare(body, limit, app.stream_bodies, config.timeouts.body).await?;
-    let Place { lane, seat } = applications.pools.place(&app.name, config.limits.queue, PATIENCE).await?;
+    let launch = applications.launch.ok_or(Reason::ApplicationUnavailable)?;
+    let lane = applications.pools.lane(&app.name, launch, PATIENCE).await?;
     let ticket = lane.start(|out| request::put(out, &permit, &inbound, &body));
     body.send(&ticket, config.timeouts.body);
 
@@ -103,7 +109,7 @@ async fn call(
     let answer = match tokio::time::timeout(patience, ticket.answer()).await {
         Ok(answer) => answer.map_err(|failure| match failure {
             Failure::Application => Reason::ApplicationError,
-            Failure::WorkerLost => Reason::WorkerLost,
+            Failure::WorkerLost | Failure::Stalled => Reason::WorkerLost,
         })?,
         Err(_) => {
             give_up(&ticket);

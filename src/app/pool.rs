@@ -17,7 +17,10 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::{
-    app::lane::{Lane, Watch},
+    app::{
+        lane::{Lane, Watch},
+        launch::LaunchKey,
+    },
     model::Reason,
 };
 
@@ -83,6 +86,8 @@ pub struct WorkerShared {
     pub id: u64,
     /// The application it runs.
     pub application: Arc<str>,
+    /// As which launch.
+    pub launch: LaunchKey,
     /// Requests it holds, over all data threads.
     pub in_flight: AtomicU32,
     /// Requests it has ended.
@@ -106,15 +111,24 @@ pub enum WorkerCommand {
     },
     /// Kill it and start another.
     Replace(&'static str),
+    /// It closed a lane: it is on its way out, or has to be.
+    LaneClosed,
 }
 
 impl WorkerShared {
     /// A worker about to be started; its supervisor reads `commands`.
     #[must_use]
-    pub fn new(id: u64, application: Arc<str>, threads: u16, commands: mpsc::UnboundedSender<WorkerCommand>) -> Self {
+    pub fn new(
+        id: u64,
+        application: Arc<str>,
+        launch: LaunchKey,
+        threads: u16,
+        commands: mpsc::UnboundedSender<WorkerCommand>,
+    ) -> Self {
         Self {
             id,
             application,
+            launch,
             in_flight: AtomicU32::new(0),
             served: AtomicU64::new(0),
             overdue: AtomicU32::new(0),
@@ -254,43 +268,47 @@ impl Pools {
         self.by_application.borrow().get(application).cloned()
     }
 
-    /// Finds a worker for one request: the one that holds the fewest. While an application starts or its only worker is
-    /// being replaced, waits up to `patience`.
+    /// Takes a place among the requests that an application has under way: before anything is kept for it.
     ///
     /// # Errors
-    /// [`Reason::QueueFull`] when `most` requests are under way already, [`Reason::ApplicationUnavailable`] when no worker came.
-    pub async fn place(&self, application: &str, most: usize, patience: Duration) -> Result<Place, Reason> {
+    /// [`Reason::QueueFull`] when `most` are under way already, [`Reason::ApplicationUnavailable`] when there is no such
+    /// application.
+    pub fn seat(&self, application: &str, most: usize) -> Result<Seat, Reason> {
         let pool = self.get(application).ok_or(Reason::ApplicationUnavailable)?;
-        if pool.shared.under_way.fetch_add(1, Ordering::AcqRel) as usize >= most {
-            pool.shared.under_way.fetch_sub(1, Ordering::AcqRel);
-            return Err(Reason::QueueFull);
-        }
         let seat = Seat(Arc::clone(&pool.shared));
-        if let Some(lane) = pool.least_busy() {
-            return Ok(Place { lane, seat });
+        let before = pool.shared.under_way.fetch_add(1, Ordering::AcqRel);
+        if before as usize >= most { Err(Reason::QueueFull) } else { Ok(seat) }
+    }
+
+    /// Finds a worker for one request: of those of its launch, the one that holds the fewest. While an application starts
+    /// or its only worker is being replaced, waits up to `patience`.
+    ///
+    /// # Errors
+    /// [`Reason::ApplicationUnavailable`] when no worker came.
+    pub async fn lane(&self, application: &str, launch: LaunchKey, patience: Duration) -> Result<Rc<Lane>, Reason> {
+        let pool = self.get(application).ok_or(Reason::ApplicationUnavailable)?;
+        if let Some(lane) = pool.least_busy(launch) {
+            return Ok(lane);
         }
-        let lane = tokio::time::timeout(patience, pool.wait_for_lane())
-            .await
-            .unwrap_or(None)
-            .ok_or(Reason::ApplicationUnavailable)?;
-        Ok(Place { lane, seat })
+        let lane = tokio::time::timeout(patience, pool.wait_for_lane(launch)).await;
+        lane.unwrap_or(None).ok_or(Reason::ApplicationUnavailable)
     }
 }
 
 impl Pool {
-    fn least_busy(&self) -> Option<Rc<Lane>> {
+    fn least_busy(&self, launch: LaunchKey) -> Option<Rc<Lane>> {
         let lanes = self.lanes.borrow();
         lanes
             .iter()
-            .filter(|lane| lane.is_open())
+            .filter(|lane| lane.worker().launch == launch && lane.is_open())
             .min_by_key(|lane| lane.worker().in_flight.load(Ordering::Relaxed))
             .cloned()
     }
 
-    async fn wait_for_lane(&self) -> Option<Rc<Lane>> {
+    async fn wait_for_lane(&self, launch: LaunchKey) -> Option<Rc<Lane>> {
         loop {
             let changed = self.changed.notified();
-            if let Some(lane) = self.least_busy() {
+            if let Some(lane) = self.least_busy(launch) {
                 return Some(lane);
             }
             if matches!(self.shared.state(), AppState::Failed | AppState::Disabled) {
@@ -300,14 +318,6 @@ impl Pool {
             let _ = tokio::time::timeout(LOOK_AGAIN, changed).await;
         }
     }
-}
-
-/// A lane to use for one request, and the request's place among those under way.
-pub struct Place {
-    /// Where to send it.
-    pub lane: Rc<Lane>,
-    /// Held until the answer has been passed on.
-    pub seat: Seat,
 }
 
 /// Counts one request as under way until it is dropped.

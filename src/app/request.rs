@@ -15,38 +15,49 @@ use crate::{
 /// Names that say who the caller is, or what was asked for, in the words of some proxy. What is true is in `environ`
 /// already, so whatever a client sends under these names is a lie or an accident. Any name that begins with one of
 /// these is withheld.
-const WITHHELD_PREFIXES: [&str; 5] = ["x-forwarded-", "x-auth-request-", "x-original-", "x-rewrite-", "portcullis-"];
+const WITHHELD_PREFIXES: [&str; 15] = [
+    "client-",
+    "portcullis-",
+    "remote-",
+    "ssl-",
+    "tls-client-",
+    "x-auth-",
+    "x-authenticated-",
+    "x-client-",
+    "x-forwarded",
+    "x-original-",
+    "x-remote-",
+    "x-rewrite-",
+    "x-ssl-",
+    "x-user",
+    "x-webauth-",
+];
 
 /// The same, exact names.
-const WITHHELD: [&str; 18] = [
+const WITHHELD: [&str; 14] = [
     "auth-type",
     "authenticated-user",
     "forwarded",
     "path-info",
     "proxy",
-    "remote-addr",
-    "remote-email",
-    "remote-groups",
-    "remote-name",
-    "remote-roles",
-    "remote-user",
     "script-name",
-    "x-client-ip",
+    "true-client-ip",
+    "x-cluster-client-ip",
     "x-http-method-override",
     "x-method-override",
     "x-real-ip",
-    "x-remote-user",
+    "x-scheme",
     "x-script-name",
+    "x-url-scheme",
 ];
-
-/// What a request that names no host was for, as HTTP/1.0 allows: PEP 3333 wants a SERVER_NAME that is not empty.
-const NO_HOST: &str = "localhost";
 
 /// Writes the payload of a [`portcullis_wire::Kind::Request`] frame.
 pub fn put(out: &mut BytesMut, permit: &Permit, inbound: &Inbound, body: &RequestBody) {
     let target = permit.target();
     let identity = identity(permit);
-    let client = address(inbound);
+    let client = address(inbound.client.ip());
+    // HTTP/1.0 may name no host; SERVER_NAME must not be empty (PEP 3333), so it is our own address.
+    let (unnamed, local) = (target.host().name.is_empty(), address(inbound.local.ip()));
     let mut port = itoa::Buffer::new();
     let (kind, inline) = match body {
         RequestBody::Inline(bytes) => (BodyKind::Inline, bytes.as_ref()),
@@ -71,8 +82,12 @@ pub fn put(out: &mut BytesMut, permit: &Permit, inbound: &Inbound, body: &Reques
         path_info: permit.path_info().as_bytes(),
         query: target.query().as_bytes(),
         request_uri: target.uri().as_bytes(),
-        server_name: if target.host().name.is_empty() { NO_HOST } else { &target.host().name },
-        server_port: target.host().port.unwrap_or(if inbound.secure { 443 } else { 80 }),
+        server_name: if unnamed { &local } else { &target.host().name },
+        server_port: target.host().port.unwrap_or(match (unnamed, inbound.secure) {
+            (true, _) => inbound.local.port(),
+            (false, true) => 443,
+            (false, false) => 80,
+        }),
         remote_addr: &client,
         remote_port: inbound.client.port(),
         request_id: &inbound.request_id,
@@ -118,9 +133,9 @@ pub fn encode(verified: &Verified, kind: &str, roles: &[impl AsRef<str>]) -> Byt
     .encode(roles)
 }
 
-/// The client's address; an IPv4 address inside IPv6 is written as what it is.
-fn address(inbound: &Inbound) -> Cow<'static, str> {
-    match inbound.client.ip().to_canonical() {
+/// An address as text; IPv4 inside IPv6 is written as what it is.
+fn address(ip: std::net::IpAddr) -> Cow<'static, str> {
+    match ip.to_canonical() {
         std::net::IpAddr::V4(ip) if ip.is_loopback() && ip.octets() == [127, 0, 0, 1] => Cow::Borrowed("127.0.0.1"),
         ip => Cow::Owned(ip.to_string()),
     }
@@ -172,7 +187,12 @@ fn connection_options(headers: &HeaderMap) -> Vec<String> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .map(|option| option.trim().to_ascii_lowercase())
-        .filter(|option| !matches!(option.as_str(), "" | "close" | "keep-alive"))
+        // What belongs to the message cannot be declared to be the connection's: it would change what the application
+        // is asked.
+        .filter(|option| {
+            let whole = ["host", "content-length", "content-type", "cookie", "authorization"];
+            !matches!(option.as_str(), "" | "close" | "keep-alive") && !whole.contains(&option.as_str())
+        })
         .collect()
 }
 
@@ -225,6 +245,9 @@ mod tests {
             "X-Original-URL",
             "X_A",
             "X.A",
+            "X-User",
+            "X-SSL-Client-S-DN",
+            "True-Client-IP",
             "Forwarded",
             "X-Real-IP",
             "X-HTTP-Method-Override",

@@ -92,6 +92,10 @@ pub struct Reloaded {
     pub import_ms: u32,
 }
 
+/// Workers that are ready to take over; see [`Supervisor::prepare`].
+#[derive(Default)]
+pub struct Prepared(Vec<(Plan, oneshot::Sender<()>)>);
+
 /// All applications.
 pub struct Supervisor {
     tasks: Mutex<HashMap<Arc<str>, AppTask>>,
@@ -107,7 +111,8 @@ struct AppTask {
 }
 
 enum Act {
-    Reload(Box<Plan>, oneshot::Sender<Result<Reloaded, String>>),
+    Adopt(Box<Plan>),
+    Reload(Box<Plan>, oneshot::Sender<Result<Reloaded, String>>, oneshot::Receiver<()>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -118,31 +123,50 @@ impl Supervisor {
         Self { tasks: Mutex::default(), threads, clock, next_worker: Arc::new(AtomicU64::new(1)) }
     }
 
-    /// Brings what runs in line with `plans`: new applications start, changed ones are swapped, gone ones stop. What
-    /// could not be swapped goes on running as it was; its name and the reason are returned.
-    pub async fn apply(&self, plans: Vec<Plan>) -> Vec<(Arc<str>, String)> {
-        let mut failed = Vec::new();
+    /// Starts the workers that `plans` need in place of running ones, without a request reaching them: requests are
+    /// bound to the launch of the rules that judged them. [`Supervisor::apply`] then lets them take over; dropping the
+    /// [`Prepared`] ends them again and leaves everything as it was.
+    ///
+    /// # Errors
+    /// Each application whose new workers did not start, and why.
+    pub async fn prepare(&self, plans: &[Plan]) -> Result<Prepared, Vec<(Arc<str>, String)>> {
+        let changed = plans.iter().filter(|plan| {
+            let current = self.plan(&plan.name);
+            current.is_some_and(|current| current.enabled && plan.enabled && current.launch != plan.launch)
+        });
+        let swaps = changed.map(|plan| async { (plan.clone(), self.swap(plan.clone()).await) });
+        let (mut ready, mut failed) = (Vec::new(), Vec::new());
+        for (plan, swapped) in futures_util::future::join_all(swaps).await {
+            match swapped {
+                Ok((_, go)) => ready.push((plan, go)),
+                Err(why) => failed.push((plan.name, why)),
+            }
+        }
+        if failed.is_empty() { Ok(Prepared(ready)) } else { Err(failed) }
+    }
+
+    /// Brings what runs in line with `plans`, once their rules are in force: prepared workers take over, new
+    /// applications start, gone ones stop.
+    pub async fn apply(&self, plans: Vec<Plan>, prepared: Prepared) {
+        for (plan, go) in prepared.0 {
+            let _ = go.send(());
+            if let Some(task) = self.lock().get_mut(&plan.name) {
+                task.plan = plan;
+            }
+        }
         for gone in self.names_except(&plans) {
             self.remove(&gone).await;
         }
         for plan in plans {
-            let current = self.plan(&plan.name);
-            match current {
+            match self.plan(&plan.name) {
                 None => self.start(plan),
-                Some(current) if current.launch == plan.launch && current.enabled == plan.enabled => {}
-                Some(current) if current.enabled && plan.enabled => {
-                    let name = Arc::clone(&plan.name);
-                    if let Err(why) = self.swap(plan).await {
-                        failed.push((name, why));
-                    }
-                }
+                Some(current) if current.enabled == plan.enabled => self.adopt(plan),
                 Some(_) => {
                     self.remove(&plan.name).await;
                     self.start(plan);
                 }
             }
         }
-        failed
     }
 
     /// Starts new workers of an application and lets them take over once they are ready.
@@ -154,7 +178,9 @@ impl Supervisor {
         if !plan.enabled {
             return Err(format!("{name} is disabled by its policy"));
         }
-        self.swap(plan).await
+        let (reloaded, go) = self.swap(plan).await?;
+        let _ = go.send(());
+        Ok(reloaded)
     }
 
     /// How everything is doing, by name.
@@ -171,20 +197,25 @@ impl Supervisor {
         futures_util::future::join_all(names.iter().map(|name| self.remove(name))).await;
     }
 
-    async fn swap(&self, plan: Plan) -> Result<Reloaded, String> {
+    /// New time-outs need no new workers.
+    fn adopt(&self, plan: Plan) {
+        if let Some(task) = self.lock().get_mut(&plan.name) {
+            task.plan = plan.clone();
+            let _ = task.commands.send(Act::Adopt(Box::new(plan)));
+        }
+    }
+
+    /// Has new workers started beside the running ones; the sender lets them take over.
+    async fn swap(&self, plan: Plan) -> Result<(Reloaded, oneshot::Sender<()>), String> {
         let (reply, answer) = oneshot::channel();
+        let (go, may_go) = oneshot::channel();
         {
             let tasks = self.lock();
             let task = tasks.get(&plan.name).ok_or_else(|| format!("there is no application {}", plan.name))?;
-            let _ = task.commands.send(Act::Reload(Box::new(plan.clone()), reply));
+            let _ = task.commands.send(Act::Reload(Box::new(plan.clone()), reply, may_go));
         }
-        let outcome = answer.await.unwrap_or_else(|_| Err("the application is stopping".to_owned()));
-        if outcome.is_ok()
-            && let Some(task) = self.lock().get_mut(&plan.name)
-        {
-            task.plan = plan;
-        }
-        outcome
+        let outcome = answer.await.unwrap_or_else(|_| Err("the application is stopping".to_owned()))?;
+        Ok((outcome, go))
     }
 
     fn start(&self, plan: Plan) {
@@ -254,6 +285,10 @@ struct Keeper {
     failures: u32,
 }
 
+fn ids(workers: &[Running]) -> Vec<u64> {
+    workers.iter().map(|running| running.worker.shared.id).collect()
+}
+
 struct Running {
     worker: Arc<Worker>,
     since: Timestamp,
@@ -279,10 +314,8 @@ impl Keeper {
         loop {
             tokio::select! {
                 act = acts.recv() => match act {
-                    Some(Act::Reload(plan, reply)) => {
-                        let outcome = self.reload(*plan, &events).await;
-                        let _ = reply.send(outcome);
-                    }
+                    Some(Act::Adopt(plan)) => self.plan = *plan,
+                    Some(Act::Reload(plan, reply, may_go)) => self.reload(*plan, &events, reply, may_go).await,
                     Some(Act::Stop(reply)) => {
                         self.stop().await;
                         let _ = reply.send(());
@@ -426,48 +459,71 @@ impl Keeper {
         }
     }
 
-    async fn reload(&mut self, plan: Plan, events: &mpsc::UnboundedSender<Event>) -> Result<Reloaded, String> {
+    /// Boots new workers, says how that went, and lets them take over when told so; without that word they end.
+    async fn reload(
+        &mut self,
+        plan: Plan,
+        events: &mpsc::UnboundedSender<Event>,
+        reply: oneshot::Sender<Result<Reloaded, String>>,
+        may_go: oneshot::Receiver<()>,
+    ) {
+        let new = match self.boot_all(&plan).await {
+            Ok(new) => new,
+            Err(error) => {
+                self.say(&format!("the reload failed, the running version goes on: {error}"));
+                tracing::error!(application = %self.plan.name, "the reload failed, the running version goes on: {error}");
+                lock(&self.report).last_error = Some(error.clone());
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
+        let outcome = Reloaded {
+            workers: new.len(),
+            python: new.first().map(|worker| worker.ready.python.clone()).unwrap_or_default(),
+            import_ms: new.iter().map(|worker| worker.ready.import_ms).max().unwrap_or_default(),
+        };
+        let old = std::mem::take(&mut self.workers);
+        for worker in new {
+            self.attach(worker, events).await;
+        }
+        let _ = reply.send(Ok(outcome.clone()));
+        let replaced = if may_go.await.is_ok() {
+            self.plan = plan;
+            self.failures = 0;
+            self.set_state(AppState::Running);
+            lock(&self.report).last_error = None;
+            tracing::info!(application = %self.plan.name, workers = outcome.workers, import_ms = outcome.import_ms, "reloaded");
+            old
+        } else {
+            std::mem::replace(&mut self.workers, old)
+        };
+        self.retire(&ids(&replaced)).await;
+        let patience = self.plan.stop_timeout;
+        tokio::spawn(async move {
+            futures_util::future::join_all(replaced.iter().map(|running| running.worker.stop(patience))).await;
+        });
+    }
+
+    /// All the workers of a plan, or none and the reason.
+    async fn boot_all(&self, plan: &Plan) -> Result<Vec<Worker>, String> {
         let boots: Vec<_> = (0..plan.launch.workers).map(|_| self.boot(plan.clone())).collect();
         let (ready, failed): (Vec<_>, Vec<_>) =
             futures_util::future::join_all(boots).await.into_iter().partition(Result::is_ok);
         let ready: Vec<Worker> = ready.into_iter().flatten().collect();
-        if let Some(error) = failed.into_iter().find_map(Result::err) {
-            for worker in ready {
-                worker.kill("another worker of the same reload did not start");
+        match failed.into_iter().find_map(Result::err) {
+            None => Ok(ready),
+            Some(error) => {
+                for worker in ready {
+                    worker.kill("another worker of the same reload did not start");
+                }
+                Err(error.to_string())
             }
-            let error = error.to_string();
-            self.say(&format!("the reload failed, the running version goes on: {error}"));
-            tracing::error!(application = %self.plan.name, "the reload failed, the running version goes on: {error}");
-            lock(&self.report).last_error = Some(error.clone());
-            return Err(error);
         }
-        let outcome = Reloaded {
-            workers: ready.len(),
-            python: ready.first().map(|worker| worker.ready.python.clone()).unwrap_or_default(),
-            import_ms: ready.iter().map(|worker| worker.ready.import_ms).max().unwrap_or_default(),
-        };
-        let old = std::mem::take(&mut self.workers);
-        self.plan = plan;
-        self.failures = 0;
-        for worker in ready {
-            self.attach(worker, events).await;
-        }
-        self.set_state(AppState::Running);
-        lock(&self.report).last_error = None;
-        let ids: Vec<_> = old.iter().map(|running| running.worker.shared.id).collect();
-        self.retire(&ids).await;
-        tracing::info!(application = %self.plan.name, workers = outcome.workers, import_ms = outcome.import_ms, "reloaded");
-        let patience = self.plan.stop_timeout;
-        tokio::spawn(async move {
-            futures_util::future::join_all(old.iter().map(|running| running.worker.stop(patience))).await;
-        });
-        Ok(outcome)
     }
 
     async fn stop(&mut self) {
         let workers = std::mem::take(&mut self.workers);
-        let ids: Vec<_> = workers.iter().map(|running| running.worker.shared.id).collect();
-        self.retire(&ids).await;
+        self.retire(&ids(&workers)).await;
         let patience = self.plan.stop_timeout;
         futures_util::future::join_all(workers.iter().map(|running| running.worker.stop(patience))).await;
     }

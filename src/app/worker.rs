@@ -11,7 +11,7 @@ use std::{
 use bytes::BytesMut;
 use portcullis_wire::{Frame, Interrupt, Kind, Level, Log, Ready, begin, end, put_empty, take_frame};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     net::UnixStream,
     process::Child,
     sync::{mpsc, watch},
@@ -30,6 +30,9 @@ use crate::{
 /// A worker that was told to stop has this long after its last request for `atexit` handlers and flushes, before
 /// SIGTERM; and as long again before SIGKILL.
 const EXIT_GRACE: Duration = Duration::from_secs(5);
+
+/// A worker that has closed a lane has this long to end by itself and be reported as what it was.
+const LANE_GRACE: Duration = Duration::from_secs(1);
 
 /// The longest line of standard output that is kept whole.
 const MAX_LINE: u64 = 64 * 1024;
@@ -120,6 +123,7 @@ impl Worker {
         let shared = Arc::new(WorkerShared::new(
             start.id,
             start.launch.boot.application.as_str().into(),
+            start.launch.key(),
             start.launch.boot.threads,
             commands,
         ));
@@ -200,7 +204,15 @@ impl Control {
                     }
                 }
                 Some(command) = commands.recv() => match command {
-                    WorkerCommand::Interrupt { lane, request } => self.interrupt(Interrupt { lane, request }).await,
+                    WorkerCommand::Interrupt { lane, request } => {
+                        if !self.interrupt(Interrupt { lane, request }) {
+                            replaced = Some("it does not listen to its control socket");
+                            let _ = child.start_kill();
+                        }
+                    }
+                    WorkerCommand::LaneClosed => {
+                        deadline.get_or_insert_with(|| (tokio::time::Instant::now() + LANE_GRACE, Signal::Kill));
+                    }
                     WorkerCommand::Replace(why) => {
                         replaced = Some(why);
                         let _ = child.start_kill();
@@ -208,8 +220,9 @@ impl Control {
                 },
                 Some(()) = stop.recv(), if !stopping => {
                     stopping = true;
-                    self.say_stop().await;
-                    deadline = Some((tokio::time::Instant::now() + EXIT_GRACE, Signal::Terminate));
+                    // One that cannot be told is ended by signals.
+                    let patience = if self.say_stop() { EXIT_GRACE } else { Duration::ZERO };
+                    deadline = Some((tokio::time::Instant::now() + patience, Signal::Terminate));
                 }
                 () = until(deadline.map(|(at, _)| at)), if deadline.is_some() => {
                     match deadline.take() {
@@ -253,18 +266,23 @@ impl Control {
         Some(())
     }
 
-    async fn interrupt(&mut self, interrupt: Interrupt) {
+    fn interrupt(&self, interrupt: Interrupt) -> bool {
         let mut message = BytesMut::new();
         let start = begin(&mut message, 0, Kind::Interrupt);
         interrupt.put(&mut message);
         end(&mut message, start);
-        let _ = self.socket.write_all(&message).await;
+        self.say(&message)
     }
 
-    async fn say_stop(&mut self) {
+    fn say_stop(&self) -> bool {
         let mut message = BytesMut::new();
         put_empty(&mut message, 0, Kind::Stop);
-        let _ = self.socket.write_all(&message).await;
+        self.say(&message)
+    }
+
+    /// Says something whole, or not at all: a worker that does not listen must not be waited for.
+    fn say(&self, message: &[u8]) -> bool {
+        self.socket.try_write(message).is_ok_and(|written| written == message.len())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A password is kept as a PHC string, `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`, which carries its own parameters.
 //! Hashing is slow and large on purpose, so the gate never hashes where a request waits for something else: it goes
-//! through the [`HashingPool`](super::hashing::HashingPool). The functions here are what a pool thread, and a command
+//! through the [`HashingPool`]. The functions here are what a pool thread, and a command
 //! on the console, call.
 
 use argon2::{

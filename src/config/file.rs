@@ -18,10 +18,10 @@ use crate::{
     written::{Table, Value, absolute, environment, is_namespace, parse_network, shown},
 };
 
-/// Data threads; more than any machine has use for is a misplaced digit.
-const THREADS: RangeInclusive<u64> = 1..=1024;
+/// Data threads; a worker has room for a lane to each of so many.
+const THREADS: RangeInclusive<u64> = 1..=64;
 /// Below this not even a browser's own header fields fit; above it one request pins memory for nothing.
-const HEADER_BYTES: RangeInclusive<u64> = 8 << 10..=1 << 20;
+const HEADER_BYTES: RangeInclusive<u64> = 8 << 10..=128 << 10;
 /// hyper indexes header fields with 15 bits.
 const HEADERS: RangeInclusive<u64> = 16..=10_000;
 /// A terabyte is as good as no limit.

@@ -29,9 +29,9 @@ use crate::{
 };
 
 /// The certificate that is used where none is configured, and that `init` writes.
-pub const DEFAULT_CERTIFICATE: &str = "certs/server.pem";
+pub const DEFAULT_CERTIFICATE: &str = "certs/localhost.pem";
 /// Its key.
-pub const DEFAULT_KEY: &str = "certs/server-key.pem";
+pub const DEFAULT_KEY: &str = "certs/localhost.key";
 
 /// The whole of `portcullis.toml`, every path absolute, every default filled in.
 #[derive(Debug, Clone)]

@@ -1,8 +1,8 @@
 //! What an administrator can do: one function per act.
 //!
 //! Every act takes the store, who does it and its arguments, and goes the same way: is it sensible, is it allowed,
-//! write it, audit it, all in one transaction. The command line, the portal and the API are doors to these functions
-//! and hold no rules of their own. Nothing here knows HTTP, and nothing here talks to the gateway's sockets except
+//! write it, audit it, all in one transaction. The command line is a door to these functions and holds no
+//! rules of its own; so is every other door that may come. Nothing here knows HTTP, and nothing here talks to the gateway's sockets except
 //! through [`socket`], where a running gateway is told that something changed.
 
 pub mod audit;

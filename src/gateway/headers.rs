@@ -25,12 +25,25 @@ pub fn doubled(headers: &HeaderMap) -> Option<&'static str> {
 /// Whose request this is: the socket's peer, unless that is a trusted proxy; then the right-most address in
 /// `Forwarded` (RFC 7239) or `X-Forwarded-For` that is not one of our proxies. What an untrusted peer writes there is
 /// not looked at. A header that cannot be read leaves the proxy's own address, never a guess.
-#[must_use]
-pub fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &[IpNet]) -> SocketAddr {
+///
+/// # Errors
+/// Both headers are there and name different clients. A proxy writes one of them and passes the other on as its client
+/// wrote it, and nobody can tell here which is which.
+pub fn client(peer: SocketAddr, headers: &HeaderMap, trusted: &[IpNet]) -> Result<SocketAddr, &'static str> {
     if trusted.is_empty() || !is_in(trusted, peer.ip()) {
-        return peer;
+        return Ok(peer);
     }
-    let hops = forwarded(headers).or_else(|| x_forwarded_for(headers)).unwrap_or_default();
+    let nearest = |hops| nearest_foreign(peer, hops, trusted);
+    match (forwarded(headers).map(nearest), x_forwarded_for(headers).map(nearest)) {
+        (Some(one), Some(other)) if one.ip().to_canonical() != other.ip().to_canonical() => {
+            Err("Forwarded and X-Forwarded-For name different clients")
+        }
+        (Some(client), _) | (None, Some(client)) => Ok(client),
+        (None, None) => Ok(peer),
+    }
+}
+
+fn nearest_foreign(peer: SocketAddr, hops: Hops, trusted: &[IpNet]) -> SocketAddr {
     let mut nearest = peer;
     for hop in hops.into_iter().rev() {
         let Some(hop) = hop else { return nearest };
@@ -90,7 +103,7 @@ mod tests {
         let trusted = ["10.0.0.0/8".parse().unwrap()];
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_static(value));
-        client(peer.parse().unwrap(), &headers, &trusted).ip().to_string()
+        client(peer.parse().unwrap(), &headers, &trusted).unwrap().ip().to_string()
     }
 
     #[test]
@@ -112,5 +125,16 @@ mod tests {
     fn an_unreadable_hop_ends_the_chain_at_the_proxy_that_wrote_it() {
         assert_eq!(seen("10.0.0.1:1", "x-forwarded-for", "192.0.2.7, unknown, 10.0.0.2"), "10.0.0.2");
         assert_eq!(seen("10.0.0.1:1", "forwarded", "for=_hidden"), "10.0.0.1");
+    }
+
+    #[test]
+    fn two_headers_that_name_different_clients_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.insert("forwarded", HeaderValue::from_static("for=10.1.1.1"));
+        headers.insert("x-forwarded-for", HeaderValue::from_static("192.0.2.7"));
+        let trusted = ["10.0.0.0/8".parse().unwrap()];
+        assert!(client("10.0.0.1:1".parse().unwrap(), &headers, &trusted).is_err());
+        let peer = "192.0.2.9:1".parse().unwrap();
+        assert_eq!(client(peer, &headers, &trusted), Ok(peer), "an untrusted peer's words are not even read");
     }
 }

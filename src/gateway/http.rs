@@ -1,10 +1,9 @@
 //! HTTP/1.1 and HTTP/2 by hyper, with the bounds that hyper leaves to us.
 //!
-//! Two things are watched underneath HTTP/1, where hyper cannot tell us: how long a request's head takes to arrive
-//! (hyper's own timer also runs while a kept-alive connection is idle), and a raw `#` in the request-target, which the
-//! URI type cuts off silently although it must be refused (RFC 9112 section 3.2). Over HTTP/2 the same cut happens
-//! inside the library, out of our sight; it is harmless there and here, because the path that is judged is the path
-//! that runs, but where we can see it we say no.
+//! Underneath HTTP/1 the bytes are watched: how long a request's head takes to arrive (hyper's own timer also runs
+//! while a kept-alive connection is idle), and whether it has a single reading (`strict`). Over HTTP/2 a raw `#` in the
+//! path is cut off inside the library, out of our sight; that is harmless, because the path that is judged is the path
+//! that runs.
 
 use std::{
     cell::{Cell, RefCell},
@@ -28,7 +27,11 @@ use tokio::{
 
 use crate::{
     config::{Limits, Timeouts},
-    gateway::{Thread, tls::Speaks},
+    gateway::{
+        Thread,
+        strict::{Scanner, Verdict},
+        tls::Speaks,
+    },
     shutdown::Shutdown,
 };
 
@@ -49,8 +52,8 @@ const H2_PENDING_RESETS: usize = 20;
 /// How long a client that has been told to go may take to do so.
 const H2_GOODBYE: Duration = Duration::from_secs(1);
 
-/// Request lines with a `#` that are remembered until their request is complete.
-const SUSPECTS: usize = 16;
+/// Header fields that hyper has room for on its stack.
+const H1_HEADERS: usize = 100;
 
 /// The smallest buffer hyper accepts for a head.
 const H1_LEAST_BUFFER: usize = 8192;
@@ -60,6 +63,8 @@ const H1_LEAST_BUFFER: usize = 8192;
 pub struct Peer {
     /// The other end of the socket, or whom the PROXY header named.
     pub address: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
 }
 
 /// Runs futures that stay on this thread.
@@ -83,7 +88,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let world = thread.current.get();
-    let (limits, timeouts) = (world.config.limits.clone(), world.config.timeouts.clone());
+    let (limits, timeouts) = (world.config.limits, world.config.timeouts);
     drop(world);
     match speaks {
         Speaks::Http1 => serve_http1(thread, peer, stream, &limits, &timeouts, shutdown).await,
@@ -101,13 +106,15 @@ async fn serve_http1<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let head = Rc::new(HeadWatch::new(timeouts.head, limits.header_bytes));
-    let stream = Watched { stream, head: Rc::clone(&head), timer: None };
+    // hyper's limit comes first, and with it the answer 431.
+    let buffer = limits.header_bytes.max(H1_LEAST_BUFFER);
+    let head = Rc::new(HeadWatch::new(timeouts.head, 2 * buffer));
+    let stream = Watched { stream, head: Rc::clone(&head), timer: None, stall: timeouts.body, stalled: None };
     let service = service_fn(move |request: Request<Incoming>| {
         let (thread, head) = (Rc::clone(&thread), Rc::clone(&head));
         async move {
-            let fragment = head.complete(&request);
-            Ok::<_, Infallible>(thread.answer(peer, request, fragment, Busy(head)).await)
+            let complaint = head.complaint();
+            Ok::<_, Infallible>(thread.answer(peer, request, complaint, ()).await)
         }
     });
     let mut builder = conn::http1::Builder::new();
@@ -116,9 +123,16 @@ async fn serve_http1<S>(
     builder
         .timer(TokioTimer::new())
         .header_read_timeout(timeouts.idle.max(timeouts.head))
-        .max_headers(limits.headers)
-        .max_buf_size(limits.header_bytes.max(H1_LEAST_BUFFER))
-        .half_close(false);
+        .max_header_size(limits.header_bytes)
+        .max_buf_size(buffer)
+        .half_close(false)
+        // Copied together they leave in one TLS record. Never `pipeline_flush`: while any byte of a next request is
+        // there, it holds back every answer, also the 400 to that byte, and gathers them in memory without a bound.
+        .writev(false);
+    if limits.headers != H1_HEADERS {
+        // Even the same number would cost an array on the heap for every request.
+        builder.max_headers(limits.headers);
+    }
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -144,7 +158,7 @@ async fn serve_http2<S>(
     let counted = Rc::clone(&activity);
     let service = service_fn(move |request: Request<Incoming>| {
         let (thread, open) = (Rc::clone(&thread), OpenStream::new(&counted));
-        async move { Ok::<_, Infallible>(thread.answer(peer, request, false, open).await) }
+        async move { Ok::<_, Infallible>(thread.answer(peer, request, None, open).await) }
     });
     let mut builder = conn::http2::Builder::new(Here);
     builder
@@ -214,109 +228,42 @@ impl Drop for OpenStream {
     }
 }
 
-/// What is known of the head that is arriving on an HTTP/1 connection.
+/// What is known of the bytes that arrive on an HTTP/1 connection.
 struct HeadWatch {
     patience: Duration,
-    longest_line: usize,
-    /// Since when bytes have come that belong to no request yet.
+    scanner: RefCell<Scanner>,
+    /// Since when a head has been arriving.
     arriving: Cell<Option<Instant>>,
-    /// Whether a request is being answered: what comes now is its body, or waits its turn.
-    busy: Cell<bool>,
-    lines: RefCell<Lines>,
-}
-
-/// A request that is being answered; held until its response has been passed on.
-struct Busy(Rc<HeadWatch>);
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.set(false);
-    }
-}
-
-/// Lines with a `#` that could be request lines, and the beginning of the line that has not ended yet.
-#[derive(Default)]
-struct Lines {
-    suspects: Vec<Vec<u8>>,
-    partial: Vec<u8>,
-    too_long: bool,
+    /// Nothing more is to be read.
+    stopped: Cell<bool>,
 }
 
 impl HeadWatch {
-    fn new(patience: Duration, longest_line: usize) -> Self {
-        Self { patience, longest_line, arriving: Cell::new(None), busy: Cell::new(false), lines: RefCell::default() }
-    }
-
-    fn received(&self, bytes: &[u8]) {
-        if !self.busy.get() && self.arriving.get().is_none() {
-            self.arriving.set(Some(Instant::now()));
-        }
-        self.lines.borrow_mut().take(bytes, self.longest_line);
-    }
-
-    /// A head is complete; tells whether its request line held a raw `#`.
-    fn complete(&self, request: &Request<Incoming>) -> bool {
-        self.arriving.set(None);
-        self.busy.set(true);
-        let mut lines = self.lines.borrow_mut();
-        if lines.suspects.is_empty() {
-            return false;
-        }
-        let method = request.method().as_str().as_bytes();
-        let target = request.uri().path_and_query().map_or("", |path| path.as_str()).as_bytes();
-        let found = lines.suspects.iter().position(|line| {
-            line.strip_prefix(method)
-                .and_then(|rest| rest.strip_prefix(b" "))
-                .and_then(|rest| rest.split(|byte| *byte == b'#').next())
-                .is_some_and(|before| before.is_empty() || before.ends_with(target))
-        });
-        found.map(|index| lines.suspects.drain(..=index)).is_some()
-    }
-}
-
-impl Lines {
-    fn take(&mut self, bytes: &[u8], longest: usize) {
-        let mut rest = bytes;
-        // Most connections never send a `#`: they pay for one scan and for remembering the last line.
-        if memchr::memchr(b'#', bytes).is_none() && !self.partial.contains(&b'#') {
-            if let Some(end) = memchr::memrchr(b'\n', rest) {
-                self.begin_line();
-                rest = &rest[end + 1..];
-            }
-        } else {
-            while let Some(end) = memchr::memchr(b'\n', rest) {
-                self.append(&rest[..end], longest);
-                self.suspect();
-                self.begin_line();
-                rest = &rest[end + 1..];
-            }
-        }
-        self.append(rest, longest);
-    }
-
-    fn begin_line(&mut self) {
-        self.partial.clear();
-        self.too_long = false;
-    }
-
-    fn append(&mut self, bytes: &[u8], longest: usize) {
-        self.too_long |= self.partial.len() + bytes.len() > longest;
-        if self.too_long {
-            self.partial.clear();
-        } else {
-            self.partial.extend_from_slice(bytes);
+    fn new(patience: Duration, head_most: usize) -> Self {
+        Self {
+            patience,
+            scanner: RefCell::new(Scanner::new(head_most)),
+            arriving: Cell::new(None),
+            stopped: Cell::new(false),
         }
     }
 
-    /// Keeps the line that has just ended if it could be a request line with a `#` in it.
-    fn suspect(&mut self) {
-        let line = self.partial.trim_ascii_end();
-        if line.contains(&b'#') && (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")) {
-            // More suspects than requests that fit into one read are lines of a body.
-            if self.suspects.len() == SUSPECTS {
-                self.suspects.remove(0);
-            }
-            self.suspects.push(line.to_vec());
+    /// Takes in what has been received and tells how much of it may be passed on.
+    fn received(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut scanner = self.scanner.borrow_mut();
+        let passed = scanner.take(bytes).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
+        self.stopped.set(passed < bytes.len());
+        let waiting = scanner.in_head() || self.stopped.get();
+        self.arriving.set(waiting.then(|| self.arriving.get().unwrap_or_else(Instant::now)));
+        Ok(passed)
+    }
+
+    /// hyper has found a head; tells what is wrong with it.
+    fn complaint(&self) -> Option<&'static str> {
+        match self.scanner.borrow_mut().verdict() {
+            Some(Verdict::Fine) => None,
+            Some(Verdict::Bad(why)) => Some(why),
+            None => Some("The end of the request's head can be read in two ways."),
         }
     }
 }
@@ -326,6 +273,24 @@ struct Watched<S> {
     stream: S,
     head: Rc<HeadWatch>,
     timer: Option<Pin<Box<Sleep>>>,
+    /// How long a client may take nothing of what is written, and the time-out while it does.
+    stall: Duration,
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Watched<S> {
+    /// Ends a connection whose client has stopped reading: it holds buffers here, and a thread of the application.
+    fn check_stall<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.stalled = None;
+            return progress;
+        }
+        let timer = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.stall)));
+        if timer.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read the answer")));
+        }
+        Poll::Pending
+    }
 }
 
 impl<S: AsyncRead + Unpin> Watched<S> {
@@ -346,13 +311,19 @@ impl<S: AsyncRead + Unpin> Watched<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.head.stopped.get() {
+            // The answer to the bad head is on its way out; the connection closes behind it.
+            return if self.poll_overdue(cx) {
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            } else {
+                Poll::Pending
+            };
+        }
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
-                let received = &buffer.filled()[before..];
-                if !received.is_empty() {
-                    self.head.received(received);
-                }
+                let passed = self.head.received(&buffer.filled()[before..])?;
+                buffer.set_filled(before + passed);
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
@@ -366,7 +337,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write(cx, data);
+        self.check_stall(cx, written)
     }
 
     fn poll_write_vectored(
@@ -374,7 +346,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         data: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, data)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, data);
+        self.check_stall(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -382,7 +355,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.check_stall(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

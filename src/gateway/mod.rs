@@ -1,4 +1,4 @@
-//! The data plane: what happens to one request, top to bottom. Read [`Thread::admit`] first.
+//! The data plane: what happens to one request, top to bottom. Read `Thread::admit` first.
 //!
 //! `listener` accepts, `tls` shakes hands, `http` parses; then a request is admitted or refused here, and `app` serves
 //! it. Every refusal leaves through `refusal`, every request leaves one line in `access_log`. Nothing here touches the
@@ -10,6 +10,7 @@ pub mod http;
 pub mod listener;
 pub mod refusal;
 pub mod run;
+pub mod strict;
 pub mod tls;
 
 use std::{
@@ -22,11 +23,15 @@ use std::{
     time::Instant,
 };
 
-use ::http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
 
 use crate::{
-    app::{self, Applications, Inbound, Served, body::Body, pool::Pools},
+    app::{
+        self, Applications, Inbound, Served,
+        body::{Body, Sent},
+        pool::Pools,
+    },
     audit::{Audit, AuditRecord, event},
     authn::{Authn, Outcome, Presented},
     clock::Clock,
@@ -74,10 +79,13 @@ impl Thread {
         self.check_audit(&world)?;
         let (mut parts, body) = request.into_parts();
         check_head(&parts)?;
+        // Until it has been read, the log shows what was sent.
+        record.path = parts.uri.path().to_owned();
         let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
         let target = Target::parse(mem::take(&mut parts.uri), parts.version, host)?;
         record.path = target.path().as_str().to_owned();
-        let client = headers::client(peer.address, &parts.headers, &world.config.gateway.trusted_proxies);
+        let client = headers::client(peer.address, &parts.headers, &world.config.gateway.trusted_proxies)
+            .map_err(Refusal::bad_request)?;
         record.client = client.ip().to_canonical();
         let app = route(&world, &target)?;
         record.application = Some(Arc::clone(&app.name));
@@ -96,50 +104,53 @@ impl Thread {
         })?;
         record.rule = permit.rule().cloned();
 
-        let inbound = Inbound { parts, client, secure: true, request_id: record.request.clone() };
-        let applications = Applications { pools: &self.pools, config: &world.config };
+        let request_id = record.request.clone();
+        let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
+        let launch = world.launch(&permit.app().name);
+        let applications = Applications { pools: &self.pools, config: &world.config, launch };
         let mut served = Served::default();
         let response = app::serve(applications, permit, inbound, body, &mut served).await?;
         record.queued_us = served.queued_us;
         Ok(response)
     }
 
-    /// Answers one request, whatever happens to it. `fragment` says that its target held a raw `#`; `hold` is let go
-    /// when the response has been passed on.
+    /// Answers one request, whatever happens to it. `complaint` says what is wrong with its head as bytes; `hold` is let
+    /// go when the response has been passed on.
     pub async fn answer(
         self: Rc<Self>,
         peer: Peer,
         request: Request<Incoming>,
-        fragment: bool,
+        complaint: Option<&'static str>,
         hold: impl Sized + 'static,
     ) -> Response<Body> {
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let mut record = self.begin_record(peer, &request);
+        let mut begun =
+            Begun { record: self.begin_record(peer, &request), access: Rc::clone(&self.access), over: false };
+        let record = &mut begun.record;
         let taste = Taste::of(request.headers());
         let bodiless = request.method() == Method::HEAD;
-        let outcome = if fragment {
-            Err(Refusal::bad_request("The request-target holds a raw #."))
+        let is_http1 = request.version() < Version::HTTP_2;
+        let outcome = if let Some(complaint) = complaint {
+            Err(Refusal::bad_request(complaint))
         } else if request.uri() == "*" && request.method() == Method::OPTIONS {
             Ok(about_the_server())
         } else {
-            self.admit(peer, request, &mut record).await
+            self.admit(peer, request, record).await
         };
         let response = outcome.unwrap_or_else(|refusal| {
             record.reason = Some(refusal.reason);
             record.rule = refusal.rule.clone().or(record.rule.take());
-            self.audit_refusal(&refusal, &record);
-            let mut response = refusal.respond(taste, &record.request, self.realm(&record).as_str());
-            // Where such a request ends is a guess; what follows it on this connection is not taken for another.
-            if refusal.reason == Reason::BadRequest && record.protocol != "HTTP/2" {
+            self.audit_refusal(&refusal, record);
+            let mut response = refusal.respond(taste, &record.request, self.realm(record).as_str());
+            if is_http1 && refusal.ends_connection() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             if bodiless { response.map(Body::without_content) } else { response }
         });
         record.status = response.status().as_u16();
-        let access = Rc::clone(&self.access);
         response.map(|body| {
             body.when_done(move |sent| {
-                access.write(&record, sent);
+                begun.end(sent);
                 drop(hold);
             })
         })
@@ -210,8 +221,8 @@ impl Thread {
             method: request.method().clone(),
             path: String::new(),
             protocol: match request.version() {
-                ::http::Version::HTTP_10 | ::http::Version::HTTP_09 => "HTTP/1.0",
-                ::http::Version::HTTP_2 => "HTTP/2",
+                Version::HTTP_10 | Version::HTTP_09 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2",
                 _ => "HTTP/1.1",
             },
             application: None,
@@ -233,7 +244,7 @@ impl Thread {
         let claimed = record.claimed.as_ref().filter(|_| failed_sign_in).map(Name::as_str);
         let actor = record.principal.as_deref().or(claimed).unwrap_or("anonymous");
         let mut refused = AuditRecord::new(self.clock.now(), event, actor)
-            .target(format!("{} {}", record.method, record.path))
+            .target(audited_target(record))
             .refused(refusal.reason)
             .details(serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }));
         refused.rule = record.rule.as_ref().map(ToString::to_string);
@@ -267,6 +278,52 @@ impl Thread {
     }
 }
 
+/// A request that has begun and whose answer has not been handed over. If the client leaves before that, its line in
+/// the access log says so.
+struct Begun {
+    record: Record,
+    access: Rc<AccessLog>,
+    over: bool,
+}
+
+/// Bytes of a refused target that the audit keeps.
+const AUDITED_MOST: usize = 512;
+
+/// The status that the access log shows for a client that left before it was answered; nothing is sent with it.
+const CLIENT_LEFT: u16 = 499;
+
+impl Begun {
+    /// The answer has been passed on, as far as it went.
+    fn end(mut self, sent: Sent) {
+        self.over = true;
+        self.access.write(&self.record, sent);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if !self.over {
+            self.record.status = CLIENT_LEFT;
+            self.access.write(&self.record, Sent { bytes: 0, cut: true });
+        }
+    }
+}
+
+/// What was asked for, as far as it is worth keeping for ever: whoever is refused must not fill the disk with it.
+fn audited_target(record: &Record) -> String {
+    let mut target = format!("{:.32} {}", record.method.as_str(), record.path);
+    if target.len() > AUDITED_MOST {
+        let mut end = AUDITED_MOST;
+        while !target.is_char_boundary(end) {
+            end -= 1;
+        }
+        let whole = target.len();
+        target.truncate(end);
+        target.push_str(&format!("… ({whole} bytes)"));
+    }
+    target
+}
+
 /// Which application owns the target.
 fn route<'a>(world: &'a Snapshot, target: &Target) -> Result<&'a Arc<Application>, Refusal> {
     let hosts = &world.config.gateway.hosts;
@@ -285,7 +342,7 @@ fn is_file(app: &Application, target: &Target) -> bool {
 /// What may not reach an application whatever its rules say.
 fn check_head(parts: &Parts) -> Result<(), Refusal> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-        return Err(Reason::HttpMethodRefused.into());
+        return Err(Refusal::method());
     }
     match headers::doubled(&parts.headers) {
         Some("two Host headers") => Err(Reason::BadHost.into()),

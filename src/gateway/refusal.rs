@@ -1,5 +1,7 @@
 //! Every way to say no, through one door: one status, one page, one log line, one audit record, one reason id.
 
+use std::borrow::Cow;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
 use crate::{
@@ -21,13 +23,15 @@ pub struct Refusal {
     /// Methods by which somebody could sign in here: makes it a 401 with challenges.
     pub sign_in: Option<MethodSet>,
     /// What was wrong with the request, for the client.
-    detail: Option<&'static str>,
+    detail: Option<Cow<'static, str>>,
+    /// What `Allow` says when the method was the reason (RFC 9110 section 15.5.6).
+    allow: &'static str,
 }
 
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         let public = (reason == Reason::ApplicationDisabled).then_some(Reason::NoApplication);
-        Self { reason, public, rule: None, sign_in: None, detail: None }
+        Self { reason, public, rule: None, sign_in: None, detail: None, allow: "GET, HEAD" }
     }
 }
 
@@ -39,12 +43,11 @@ impl From<Denial> for Refusal {
 
 impl From<BadTarget> for Refusal {
     fn from(bad: BadTarget) -> Self {
-        let (reason, detail) = match bad {
-            BadTarget::Path(detail) => (Reason::BadPath, detail),
-            BadTarget::Host(detail) => (Reason::BadHost, detail),
-            BadTarget::Form(detail) => (Reason::BadRequest, detail),
-        };
-        Self { detail: Some(detail), ..reason.into() }
+        let said = bad.to_string();
+        let mut letters = said.chars();
+        let first = letters.next().map(|first| first.to_ascii_uppercase());
+        let sentence: String = first.into_iter().chain(letters).chain(['.']).collect();
+        Self { detail: Some(sentence.into()), ..bad.reason().into() }
     }
 }
 
@@ -78,13 +81,19 @@ impl Refusal {
     /// A request whose head cannot be taken in one way only.
     #[must_use]
     pub fn bad_request(detail: &'static str) -> Self {
-        Self { detail: Some(detail), ..Reason::BadRequest.into() }
+        Self { detail: Some(detail.into()), ..Reason::BadRequest.into() }
     }
 
     /// Wrong credentials, or none, where `methods` could let somebody in.
     #[must_use]
     pub fn credentials(reason: Reason, methods: MethodSet) -> Self {
         Self { sign_in: Some(methods), ..reason.into() }
+    }
+
+    /// A method that no application ever sees.
+    #[must_use]
+    pub fn method() -> Self {
+        Self { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", ..Reason::HttpMethodRefused.into() }
     }
 
     /// The same refusal as if nothing were there; for secured static files.
@@ -102,12 +111,19 @@ impl Refusal {
         if self.sign_in.is_some() { StatusCode::UNAUTHORIZED } else { status(self.public.unwrap_or(self.reason)) }
     }
 
+    /// Whether the request's head has two readings: then nobody can say where the next request begins either, and an
+    /// HTTP/1 connection is closed behind the answer (RFC 9112 section 6.3).
+    #[must_use]
+    pub fn ends_connection(&self) -> bool {
+        matches!(self.reason, Reason::BadRequest | Reason::BadHost)
+    }
+
     /// The one answer to a refused request. `realm` is shown by a browser that asks for a password.
     #[must_use]
     pub fn respond(&self, taste: Taste, request_id: &str, realm: &str) -> Response<Body> {
         let status = self.status();
         let shown = self.public.unwrap_or(self.reason);
-        let says = self.detail.unwrap_or_else(|| sentence(shown));
+        let says = self.detail.as_deref().unwrap_or_else(|| sentence(shown));
         let (kind, body) = match taste {
             Taste::Html => ("text/html; charset=utf-8", page(status, says, shown, request_id)),
             Taste::Json => ("application/json", json(status, says, shown, request_id)),
@@ -138,7 +154,7 @@ impl Refusal {
             insert(headers, header::RETRY_AFTER, seconds);
         }
         if self.reason == Reason::HttpMethodRefused {
-            insert(headers, header::ALLOW, "GET, HEAD");
+            insert(headers, header::ALLOW, self.allow);
         }
         self.challenge(headers, realm);
         response

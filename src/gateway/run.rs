@@ -21,6 +21,7 @@ use tokio::{
 use crate::{
     app::{
         body::Body,
+        launch::MAX_LANES,
         pool::{PoolMessage, Pools},
     },
     audit::Audit,
@@ -85,7 +86,8 @@ impl Gateway {
     /// The operating system gives no thread, or no second handle to a socket.
     pub fn start(count: usize, shared: &Shared, listeners: &[StdListener], redirects: &[Redirect]) -> io::Result<Self> {
         let mut gateway = Self { threads: Vec::new(), pools: Vec::new() };
-        for index in 0..count {
+        // A worker has room for so many lanes, and a thread without one could serve nothing.
+        for index in 0..count.min(MAX_LANES) {
             let listeners = listeners.iter().map(nonblocking).collect::<io::Result<Vec<_>>>()?;
             // Redirects are rare: one thread is enough for them.
             let redirects = if index == 0 {
@@ -249,6 +251,7 @@ async fn converse(
     _held: (Open, Inside),
 ) {
     let _ = stream.set_nodelay(true);
+    let Ok(local) = stream.local_addr() else { return };
     let world = thread.current.get();
     let patience = world.config.timeouts.handshake;
     let opened = async {
@@ -263,7 +266,7 @@ async fn converse(
     match opened.await {
         Ok((stream, speaks, client)) => {
             drop(world);
-            http::serve(thread, Peer { address: client }, stream, speaks, shutdown).await;
+            http::serve(thread, Peer { address: client, local }, stream, speaks, shutdown).await;
         }
         Err(error) => tracing::debug!(client = %address, %error, "no TLS connection"),
     }

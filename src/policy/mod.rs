@@ -155,7 +155,7 @@ pub struct Application {
 pub enum ServeFiles {
     /// The application.
     No,
-    /// The gate, to everybody.
+    /// The gate, to whoever may reach the path.
     Always,
     /// The gate, to whom the rules allow.
     Secured,

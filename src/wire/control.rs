@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// What a worker is told before it imports anything.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Boot {
     /// `portcullis.application`: the mount, `/notes`.
     pub application: String,

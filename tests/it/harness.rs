@@ -277,7 +277,8 @@ impl Gate {
         connector.connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS")
     }
 
-    fn tls(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    /// A client that trusts the development CA and offers these protocols.
+    pub fn tls(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         let ca = self.path("certs/ca.pem");
         for certificate in CertificateDer::pem_file_iter(ca).expect("the CA's file") {
@@ -339,7 +340,9 @@ impl Gate {
     /// The lines of one of its logs, as JSON.
     pub fn log(&self, file: &str) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.path(&format!("logs/{file}"))).unwrap_or_default();
-        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
+        // The last line may still be being written.
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
     }
 
     /// Waits until a line of a log fulfils `wanted`.

@@ -1,12 +1,19 @@
 //! Stories through the real door: the real program on a free port, TLS, real workers, a real store.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr)]
 
 mod cli;
 mod examples;
 mod harness;
 mod methods;
+mod paths;
 mod pythons;
+mod raw;
+mod reload;
 mod revocation;
+mod spoofing;
+mod static_files;
 mod stopping;
+mod tls;
+mod wire;
 mod workers;
 mod wsgi;

@@ -249,13 +249,18 @@ impl HeadWatch {
     }
 
     /// Takes in what has been received and tells how much of it may be passed on.
-    fn received(&self, bytes: &[u8]) -> io::Result<usize> {
+    fn received(&self, bytes: &[u8]) -> usize {
         let mut scanner = self.scanner.borrow_mut();
-        let passed = scanner.take(bytes).map_err(|bad| io::Error::new(io::ErrorKind::InvalidData, bad))?;
+        let passed = scanner.take(bytes);
         self.stopped.set(passed < bytes.len());
         let waiting = scanner.in_head() || self.stopped.get();
         self.arriving.set(waiting.then(|| self.arriving.get().unwrap_or_else(Instant::now)));
-        Ok(passed)
+        passed
+    }
+
+    /// Whether a body was passed on that has no single end.
+    fn is_body_bad(&self) -> bool {
+        self.scanner.borrow().bad_body().is_some()
     }
 
     /// hyper has found a head; tells what is wrong with it.
@@ -322,8 +327,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) => {
-                let passed = self.head.received(&buffer.filled()[before..])?;
+                let received = buffer.filled().len() - before;
+                let passed = self.head.received(&buffer.filled()[before..]);
                 buffer.set_filled(before + passed);
+                if passed < received && self.head.is_body_bad() {
+                    // No framing of any body goes on with this byte: hyper says so too, and the request is answered 400.
+                    buffer.put_slice(b"\0");
+                }
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),

@@ -187,7 +187,8 @@ async fn a_new_version_that_cannot_start_leaves_the_old_one_running() {
     let workers = gate.await_workers("/app", 1);
     gate.write_policy("app", &policy("/app", OPEN).replace("environ_app", "broken_import"));
     let output = gate.command(&["reload"]);
-    assert!(said(&output).contains("/app goes on as it was"), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(3));
+    assert!(said(&output).contains("/app does not start as it is described now"), "{}", said(&output));
     assert_eq!(code(&gate, "/app/x").await, 200);
     assert_eq!(gate.await_workers("/app", 1), workers);
 }

@@ -165,10 +165,9 @@ async fn no_spelling_of_a_header_reaches_the_name_of_another() {
     for http in BOTH {
         let ask = gate
             .get("/app/")
-            .header("x_user", "under")
-            .header("x-user", "dash")
-            .header("x_user", "under")
-            .header("x.user", "dot")
+            .header("x_tint", "under")
+            .header("x-tint", "dash")
+            .header("x.tint", "dot")
             .header("x_only", "under")
             .header("x_after", "under")
             .header("x-after", "dash")
@@ -182,7 +181,7 @@ async fn no_spelling_of_a_header_reaches_the_name_of_another() {
             .header("script-name", "/evil")
             .header("x-name", "Andr\u{e9}");
         let environ = ask.over(http).await.environ();
-        for key in ["HTTP_X_USER", "HTTP_X_BEFORE", "HTTP_X_AFTER"] {
+        for key in ["HTTP_X_TINT", "HTTP_X_BEFORE", "HTTP_X_AFTER"] {
             assert_eq!(environ[key], "dash", "{key} over {http:?}");
         }
         assert_eq!(environ["HTTP_X_NAME"], "Andr\u{c3}\u{a9}", "bytes as latin-1");

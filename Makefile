@@ -35,8 +35,8 @@ lint: ## Formatting, lints, documentation, licences
 
 .PHONY: bench
 bench: system $(BENCH)/ready ## Compare with other servers, side by side, and print ratios
-	cargo build --release --locked
-	$(BENCH)/bin/python benches/compare.py --portcullis "$(CARGO_TARGET_DIR)/release/portcullis" --venv "$(BENCH)"
+	cargo build --profile dist --locked
+	$(BENCH)/bin/python benches/compare.py --portcullis "$(CARGO_TARGET_DIR)/dist/portcullis" --venv "$(BENCH)"
 
 # The virtualenv of the examples and tests.
 $(VENV)/ready: examples/requirements.txt | system

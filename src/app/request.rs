@@ -147,15 +147,20 @@ type Header<'a> = (&'a [u8], Cow<'a, [u8]>);
 /// `measured` replaces Content-Length when the gate has measured the body itself.
 fn visible_headers<'a>(headers: &'a HeaderMap, authorization: bool, measured: Option<&'a [u8]>) -> Vec<Header<'a>> {
     let named_by_connection = connection_options(headers);
-    let mut visible: Vec<Header<'a>> = Vec::with_capacity(headers.keys_len() + 1);
-    for name in headers.keys() {
+    let mut visible: Vec<Header<'a>> = Vec::with_capacity(headers.keys_len() + 2);
+    let all_single = headers.len() == headers.keys_len();
+    for (name, value) in headers {
+        if !all_single && visible.iter().any(|(seen, _)| *seen == name.as_str().as_bytes()) {
+            continue;
+        }
         if !is_visible(name, authorization) || named_by_connection.iter().any(|option| option == name.as_str()) {
             continue;
         }
         if measured.is_some() && name == header::CONTENT_LENGTH {
             continue;
         }
-        visible.push((name.as_str().as_bytes(), joined(headers, name)));
+        let value = if all_single { Cow::Borrowed(value.as_bytes()) } else { joined(headers, name) };
+        visible.push((name.as_str().as_bytes(), value));
     }
     if let Some(length) = measured {
         visible.push((b"content-length", Cow::Borrowed(length)));
@@ -165,6 +170,22 @@ fn visible_headers<'a>(headers: &'a HeaderMap, authorization: bool, measured: Op
 
 fn is_visible(name: &HeaderName, authorization: bool) -> bool {
     let text = name.as_str();
+    // What nearly every request carries, before the lists are searched.
+    if matches!(
+        text,
+        "host"
+            | "user-agent"
+            | "accept"
+            | "accept-encoding"
+            | "accept-language"
+            | "cookie"
+            | "content-type"
+            | "content-length"
+            | "referer"
+            | "origin"
+    ) {
+        return true;
+    }
     let hop_by_hop = matches!(
         text,
         "connection" | "keep-alive" | "te" | "trailer" | "transfer-encoding" | "upgrade" | "http2-settings"

@@ -8,7 +8,7 @@
 use std::{
     cell::{Cell, RefCell},
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -134,13 +134,23 @@ async fn serve_http1<S>(
         builder.max_headers(limits.headers);
     }
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.begun() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let flag = shutdown.clone();
+    let mut word = Some(Box::pin(async move { shutdown.begun().await }));
+    let mut listening = false;
+    let ended = poll_fn(|cx| {
+        // Polled once, which has this task woken when the word comes; until then a look at the flag is enough.
+        if (!listening || flag.has_begun())
+            && let Some(begun) = &mut word
+        {
+            listening = true;
+            if begun.as_mut().poll(cx).is_ready() {
+                word = None;
+                connection.as_mut().graceful_shutdown();
+            }
         }
-    };
+        connection.as_mut().poll(cx)
+    })
+    .await;
     note_end(peer, ended);
 }
 

@@ -103,6 +103,7 @@ impl Thread {
             if is_secured_file { refusal.hidden() } else { refusal }
         })?;
         record.rule = permit.rule().cloned();
+        record.allowed = true;
 
         let request_id = record.request.clone();
         let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
@@ -231,6 +232,7 @@ impl Thread {
             credential: None,
             authenticated: None,
             rule: None,
+            allowed: false,
             reason: None,
             status: 0,
             queued_us: 0,

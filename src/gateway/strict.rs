@@ -9,7 +9,7 @@
 //! If hyper ever finds a head that the scanner has not finished, there is no verdict for it, and it is refused as well:
 //! a disagreement between the two cannot open anything.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, mem, sync::LazyLock};
 
 /// The longest line of a chunk's size with its extensions. Nobody uses extensions; long ones are an attack.
 const CHUNK_LINE_MOST: usize = 256;
@@ -195,7 +195,9 @@ impl Scanner {
 }
 
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
-    memchr::memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4)
+    // Preparing the search costs as much as a search in a head of usual size.
+    static END: LazyLock<memchr::memmem::Finder<'static>> = LazyLock::new(|| memchr::memmem::Finder::new("\r\n\r\n"));
+    END.find(bytes).map(|at| at + 4)
 }
 
 /// What follows a head, or why it cannot be told.

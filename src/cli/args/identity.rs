@@ -228,10 +228,10 @@ pub struct TokenCreate {
 #[derive(Debug, Args)]
 #[group(multiple = false)]
 pub struct TokenOwner {
-    /// A user's
+    /// Owned by this user
     #[arg(long, value_name = "NAME", value_parser = parse::name)]
     pub user: Option<Name>,
-    /// A service's
+    /// Owned by this service
     #[arg(long, value_name = "NAME", value_parser = parse::name)]
     pub service: Option<Name>,
 }

@@ -167,6 +167,7 @@ async fn serve(
     operator.until_stopped(&mut signals).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     tracing::info!("stopping");
+    operator.supervisor.expect_end();
     trigger.pull();
     let patience = operator.shared.current.get().config.timeouts.stop;
     let drained = tokio::task::spawn_blocking(move || gateway.join());

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -102,6 +102,7 @@ pub struct Supervisor {
     threads: Vec<mpsc::UnboundedSender<PoolMessage>>,
     clock: Clock,
     next_worker: Arc<AtomicU64>,
+    ending: Arc<AtomicBool>,
 }
 
 struct AppTask {
@@ -120,7 +121,13 @@ impl Supervisor {
     /// `threads` are the data threads that get a lane to every worker.
     #[must_use]
     pub fn new(threads: Vec<mpsc::UnboundedSender<PoolMessage>>, clock: Clock) -> Self {
-        Self { tasks: Mutex::default(), threads, clock, next_worker: Arc::new(AtomicU64::new(1)) }
+        Self {
+            tasks: Mutex::default(),
+            threads,
+            clock,
+            next_worker: Arc::new(AtomicU64::new(1)),
+            ending: Arc::default(),
+        }
     }
 
     /// Starts the workers that `plans` need in place of running ones, without a request reaching them: requests are
@@ -191,6 +198,11 @@ impl Supervisor {
         reports
     }
 
+    /// From now on a worker that ends is no news: data threads that finish close their lanes, and workers follow.
+    pub fn expect_end(&self) {
+        self.ending.store(true, Ordering::Release);
+    }
+
     /// Stops all workers; each gets its time to finish.
     pub async fn stop(&self) {
         let names: Vec<_> = self.lock().keys().cloned().collect();
@@ -238,6 +250,7 @@ impl Supervisor {
             threads: self.threads.clone(),
             clock: self.clock.clone(),
             next_worker: Arc::clone(&self.next_worker),
+            ending: Arc::clone(&self.ending),
             workers: Vec::new(),
             failures: 0,
         };
@@ -280,6 +293,7 @@ struct Keeper {
     threads: Vec<mpsc::UnboundedSender<PoolMessage>>,
     clock: Clock,
     next_worker: Arc<AtomicU64>,
+    ending: Arc<AtomicBool>,
     workers: Vec<Running>,
     /// Deaths and failed starts in a row.
     failures: u32,
@@ -366,6 +380,9 @@ impl Keeper {
     fn died(&mut self, id: u64, how: &str, events: &mpsc::UnboundedSender<Event>) {
         let Some(index) = self.workers.iter().position(|running| running.worker.shared.id == id) else { return };
         let running = self.workers.remove(index);
+        if self.ending.load(Ordering::Acquire) {
+            return;
+        }
         let pid = running.worker.pid;
         let lost = running.worker.shared.in_flight.load(Ordering::Acquire);
         self.say(&format!("worker {pid} {how}; requests it held: {lost}"));

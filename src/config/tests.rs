@@ -235,7 +235,7 @@ fn values_out_of_reason_are_refused_with_the_reason() {
     check("[gateway]\ntrusted_proxies = \"10.0.0.1/8\"", &["did you mean `10.0.0.0/8`?"]);
     check("[gateway]\nhosts = \"a:443\"", &["has a port"]);
     check("[gateway]\nhosts = \"a b\"", &["is not a host name"]);
-    check("[gateway]\nthreads = 0", &["from 1 to 1024"]);
+    check("[gateway]\nthreads = 0", &["from 1 to 64"]);
     check("[tls]\nminimum = \"1.1\"", &["is not a version of TLS that is spoken here", "did you mean `1.2`?"]);
     check("[[tls.certificate]]\ncertificate = \"a.pem\"", &["[tls.certificate] has no `key`"]);
     check("[security]\nlevel = \"lockeddown\"", &["did you mean `locked-down`?"]);

@@ -18,15 +18,17 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use portcullis_wire::{
-    FailKind, Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, ResponseHead, begin, end,
-    fail_payload, put_empty, put_frame, put_u32, take_frame, u32_payload,
+    FailKind, Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, begin, end, fail_payload,
+    put_empty, put_frame, put_u32, take_frame, u32_payload,
 };
 use slab::Slab;
 use tokio::net::UnixStream;
 
-use crate::app::pool::{WorkerCommand, WorkerShared};
+use crate::app::{
+    answer::{Answer, read_head},
+    pool::{WorkerCommand, WorkerShared},
+};
 
 /// Requests that may be under way on one lane: what 16 bits of a request number can tell apart.
 const MAX_IN_FLIGHT: usize = 1 << 16;
@@ -44,18 +46,6 @@ const STALL: Duration = Duration::from_secs(30);
 /// How often that is looked at.
 const STALL_CHECK: Duration = Duration::from_secs(5);
 
-/// What belongs to one connection and not to an answer (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
 /// Why an exchange has no (whole) answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
@@ -68,28 +58,6 @@ pub enum Failure {
     /// The client took nothing of the answer for too long.
     #[error("the client does not read the answer")]
     Stalled,
-}
-
-/// Status line and headers of an answer.
-#[derive(Debug)]
-pub struct Head {
-    /// Three digits.
-    pub status: StatusCode,
-    /// The application's reason phrase, when it is not the standard one.
-    pub reason: Option<Bytes>,
-    /// As the application gave them, hop-by-hop ones already removed by the worker.
-    pub headers: HeaderMap,
-    /// How long the request waited in the worker before it ran, microseconds.
-    pub queued_us: u32,
-}
-
-/// An application's answer.
-#[derive(Debug)]
-pub enum Answer {
-    /// Head and body at once.
-    Complete(Head, Bytes),
-    /// The body follows: [`Ticket::poll_chunk`].
-    Streaming(Head),
 }
 
 /// One data thread's end of the connection to one worker.
@@ -696,49 +664,4 @@ fn request_id(slot: usize, generation: u16) -> u32 {
 fn slot_and_generation(id: u32) -> (usize, u16) {
     let [a, b, c, d] = id.to_le_bytes();
     (usize::from(u16::from_le_bytes([a, b])), u16::from_le_bytes([c, d]))
-}
-
-/// Reads a head; the bytes behind it are the body of a complete answer.
-///
-/// hyper writes what it is given, so everything that would let an answer be read as two is checked here again, although
-/// an honest worker has done so: whoever shares the client's connection must not be answered by this application.
-fn read_head(payload: &Bytes, complete: bool) -> Result<(Head, Bytes), Malformed> {
-    let (head, used) = ResponseHead::parse(payload)?;
-    let status = StatusCode::from_u16(head.status).map_err(|_| Malformed("status"))?;
-    if status.is_informational() {
-        return Err(Malformed("an informational status"));
-    }
-    let mut headers = HeaderMap::with_capacity(usize::from(head.headers.count()) + 2);
-    for (name, value) in head.headers.iter() {
-        let name = HeaderName::from_bytes(name).map_err(|_| Malformed("header name"))?;
-        if HOP_BY_HOP.contains(&name.as_str()) {
-            return Err(Malformed("a hop-by-hop header"));
-        }
-        let value = HeaderValue::from_maybe_shared(payload.slice_ref(value)).map_err(|_| Malformed("header value"))?;
-        headers.append(name, value);
-    }
-    let body = payload.slice(used..);
-    check_length(status, &headers, complete.then_some(body.len()))?;
-    let standard = status.canonical_reason().is_some_and(|reason| reason.as_bytes() == head.reason);
-    let reason = (!standard).then(|| payload.slice_ref(head.reason));
-    Ok((Head { status, reason, headers, queued_us: head.queued_us }, body))
-}
-
-/// One Content-Length at most, a number, and that of the body when there is one.
-fn check_length(status: StatusCode, headers: &HeaderMap, body: Option<usize>) -> Result<(), Malformed> {
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    let (first, second) = (lengths.next(), lengths.next());
-    if second.is_some() {
-        return Err(Malformed("two Content-Length headers"));
-    }
-    let Some(length) = first else { return Ok(()) };
-    let digits = length.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
-    let length: u64 = digits.and_then(|text| text.parse().ok()).ok_or(Malformed("Content-Length"))?;
-    // An answer to HEAD, 204 and 304 announce a length and bring nothing.
-    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    match body {
-        Some(bytes) if bytes as u64 != length && bytes > 0 => Err(Malformed("another Content-Length than the body's")),
-        Some(bytes) if bytes > 0 && bodiless => Err(Malformed("a body where there is none")),
-        _ => Ok(()),
-    }
 }

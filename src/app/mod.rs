@@ -2,9 +2,10 @@
 //! served, never because a path happened to lead here.
 //!
 //! Reading order: [`serve`] (a file or the worker) · `request` (what the application sees) · `body` (both directions) ·
-//! `lane` and `pool` (one data thread's view of the workers) · `launch`, `worker`, `supervise` (the control thread's view) ·
+//! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `worker`, `supervise` (the control thread's view) ·
 //! `static_files` · `log`.
 
+pub mod answer;
 pub mod body;
 pub mod lane;
 pub mod launch;
@@ -22,8 +23,9 @@ use hyper::{body::Incoming, ext::ReasonPhrase};
 
 use crate::{
     app::{
+        answer::{Answer, Head},
         body::{Body, RequestBody},
-        lane::{Answer, Failure, Head, Ticket},
+        lane::{Failure, Ticket},
         launch::{Launch, LaunchKey},
         pool::Pools,
         worker::{Start, Worker},

@@ -353,8 +353,6 @@ pub enum Reason {
     WorkerLost,
     /// The application failed before it answered.
     ApplicationError,
-    /// The gate is stopping.
-    Stopping,
     /// A defect of the gate itself; refused because nothing is served on a guess.
     Internal,
 }
@@ -392,7 +390,6 @@ impl Reason {
             Self::ApplicationTimeout => "application-timeout",
             Self::WorkerLost => "worker-lost",
             Self::ApplicationError => "application-error",
-            Self::Stopping => "stopping",
             Self::Internal => "internal",
         }
     }

@@ -19,8 +19,8 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use portcullis_wire::{
-    FailKind, Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, begin, end, fail_payload,
-    put_empty, put_frame, put_u32, take_frame, u32_payload,
+    Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, begin, end, fail_payload, put_empty,
+    put_frame, put_u32, take_frame, u32_payload,
 };
 use slab::Slab;
 use tokio::net::UnixStream;
@@ -416,11 +416,8 @@ impl Exchange {
             Kind::Fail if waiting || streaming => {
                 let (kind, _) = fail_payload(&frame.payload)?;
                 tracing::debug!(?kind, "the application failed");
-                self.phase = Phase::Failed(match kind {
-                    FailKind::Exception | FailKind::Protocol | FailKind::Truncated | FailKind::Cancelled => {
-                        Failure::Application
-                    }
-                });
+                // Whatever the kind: the client is told that the application failed, its log tells how.
+                self.phase = Phase::Failed(Failure::Application);
             }
             Kind::BodyCredit => {
                 self.body_window = self.body_window.saturating_add(u32_payload(&frame.payload)?);

@@ -212,8 +212,7 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
         | Reason::ApplicationUnavailable
-        | Reason::QueueFull
-        | Reason::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+        | Reason::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
     }
 }
@@ -222,9 +221,7 @@ const fn status(reason: Reason) -> StatusCode {
 const fn retry_after(reason: Reason) -> Option<&'static str> {
     match reason {
         Reason::SignInBusy | Reason::QueueFull => Some("1"),
-        Reason::ApplicationUnavailable | Reason::StoreUnavailable | Reason::AuditUnavailable | Reason::Stopping => {
-            Some("5")
-        }
+        Reason::ApplicationUnavailable | Reason::StoreUnavailable | Reason::AuditUnavailable => Some("5"),
         _ => None,
     }
 }
@@ -262,7 +259,6 @@ const fn sentence(reason: Reason) -> &'static str {
         Reason::ApplicationTimeout => "The application did not answer in time.",
         Reason::WorkerLost => "The application stopped while it worked on this request.",
         Reason::ApplicationError => "The application failed.",
-        Reason::Stopping => "The server is stopping.",
         Reason::Internal => "Something went wrong.",
     }
 }

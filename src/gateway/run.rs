@@ -118,12 +118,6 @@ impl Gateway {
             }
         }
     }
-
-    /// Whether every thread has finished.
-    #[must_use]
-    pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
-    }
 }
 
 fn nonblocking(listener: &StdListener) -> io::Result<StdListener> {

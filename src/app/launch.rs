@@ -127,6 +127,7 @@ impl Launch {
                 threads: application.threads,
                 multiprocess: application.workers > 1,
                 identity_headers: application.identity_headers,
+                development: application.reload,
                 software: concat!("Portcullis/", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             python: application.python.clone(),

@@ -3,7 +3,7 @@
 //!
 //! Reading order: [`serve`] (a file or the worker) · `request` (what the application sees) · `body` (both directions) ·
 //! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `worker`, `supervise` (the control thread's view) ·
-//! `static_files` · `log`.
+//! `watch` (development) · `static_files` · `log`.
 
 pub mod answer;
 pub mod body;
@@ -14,9 +14,10 @@ pub mod pool;
 pub mod request;
 pub mod static_files;
 pub mod supervise;
+pub mod watch;
 pub mod worker;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, header, request::Parts};
 use hyper::{body::Incoming, ext::ReasonPhrase};
@@ -70,21 +71,36 @@ pub struct Served {
     pub queued_us: u32,
 }
 
+/// Why a permitted request has no answer.
+#[derive(Debug)]
+pub struct Unserved {
+    /// What the log, the audit and the client are told.
+    pub reason: Reason,
+    /// In development, and only there: why the application does not start, for who may use it.
+    pub traceback: Option<Arc<str>>,
+}
+
+impl From<Reason> for Unserved {
+    fn from(reason: Reason) -> Self {
+        Self { reason, traceback: None }
+    }
+}
+
 /// Serves a permitted request: a file, or the worker.
 ///
 /// # Errors
-/// A [`Reason`] why there is no answer; nothing was sent.
+/// Why there is no answer; nothing was sent.
 pub async fn serve(
     applications: Applications<'_>,
     permit: Permit,
     inbound: Inbound,
     body: Incoming,
     served: &mut Served,
-) -> Result<Response<Body>, Reason> {
+) -> Result<Response<Body>, Unserved> {
     if permit.app().serve_files != ServeFiles::No
         && let Some(file) = static_files::asked_for(&permit)
     {
-        return static_files::serve(&permit, &file, inbound).await;
+        return Ok(static_files::serve(&permit, &file, inbound).await?);
     }
     call(applications, permit, inbound, body, served).await
 }
@@ -96,13 +112,18 @@ async fn call(
     inbound: Inbound,
     body: Incoming,
     served: &mut Served,
-) -> Result<Response<Body>, Reason> {
+) -> Result<Response<Body>, Unserved> {
     let (config, app) = (applications.config, permit.app());
+    let broken = || broken(applications.pools, app);
+    if let Some(broken) = broken() {
+        return Err(broken);
+    }
     let limit = app.body_bytes.unwrap_or(config.limits.body_bytes);
     let seat = applications.pools.seat(&app.name, config.limits.queue)?;
     let body = RequestBody::prepare(body, limit, app.stream_bodies, config.timeouts.body).await?;
     let launch = applications.launch.ok_or(Reason::ApplicationUnavailable)?;
-    let lane = applications.pools.lane(&app.name, launch, PATIENCE).await?;
+    let lane = applications.pools.lane(&app.name, launch, PATIENCE).await;
+    let lane = lane.map_err(|reason| broken().unwrap_or_else(|| reason.into()))?;
     let ticket = lane.start(|out| request::put(out, &permit, &inbound, &body));
     body.send(&ticket, config.timeouts.body);
 
@@ -115,7 +136,7 @@ async fn call(
         })?,
         Err(_) => {
             give_up(&ticket);
-            return Err(Reason::ApplicationTimeout);
+            return Err(Reason::ApplicationTimeout.into());
         }
     };
     let (head, body) = match answer {
@@ -124,6 +145,13 @@ async fn call(
     };
     served.queued_us = head.queued_us;
     Ok(respond(head, if head_only { body.without_content() } else { body }))
+}
+
+/// In development a version that does not start takes the place of the one before: who has just saved a mistake wants to
+/// see it, not what was there before.
+fn broken(pools: &Pools, app: &Application) -> Option<Unserved> {
+    let traceback = if app.reload { pools.broken(&app.name)? } else { return None };
+    Some(Unserved { reason: Reason::ApplicationUnavailable, traceback: Some(traceback) })
 }
 
 /// Interrupts the thread that runs the request, and sees to it that the worker is replaced if that does not help.
@@ -152,7 +180,7 @@ pub async fn probe(config: &Config, application: &Application) -> Result<portcul
     let (log, clock) = (log::AppLog::none(), Clock::System);
     let launch = Launch::of(config, application);
     let patience = application.start_timeout.unwrap_or(config.timeouts.start);
-    let worker = Worker::boot(Start { launch: &launch, lanes: 1, id: 0, patience, log, clock })
+    let worker = Worker::boot(Start { launch: &launch, lanes: 1, id: 0, patience, log, places: None, clock })
         .await
         .map_err(|error| error.to_string())?;
     worker.stop(Duration::ZERO).await;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use portcullis_wire::{Frame, Interrupt, Kind, Level, Log, Ready, begin, end, put_empty, take_frame};
+use portcullis_wire::{Frame, Interrupt, Kind, Level, Log, Modules, Ready, Source, begin, end, put_empty, take_frame};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     net::UnixStream,
@@ -21,8 +21,9 @@ use tokio::{
 use crate::{
     app::{
         launch::{Launch, LaunchError, Launched},
-        log::AppLog,
+        log::{AppLog, Pace},
         pool::{WorkerCommand, WorkerShared},
+        watch::Places,
     },
     clock::Clock,
 };
@@ -36,6 +37,12 @@ const LANE_GRACE: Duration = Duration::from_secs(1);
 
 /// The longest line of standard output that is kept whole.
 const MAX_LINE: u64 = 64 * 1024;
+
+/// Room made for one read of the control socket.
+const READ: usize = 16 * 1024;
+
+/// How the interpreter's last words begin, when it or `faulthandler` still finds time for them.
+const FATAL: &str = "Fatal Python error";
 
 /// Lines of standard error that are kept to explain a death.
 const LAST_WORDS: usize = 20;
@@ -83,6 +90,8 @@ pub struct Start<'a> {
     pub patience: Duration,
     /// Where its words go.
     pub log: AppLog,
+    /// Who wants to know where its modules come from.
+    pub places: Option<Places>,
     /// For log times.
     pub clock: Clock,
 }
@@ -104,7 +113,8 @@ impl Worker {
         control.set_nonblocking(true).map_err(|source| LaunchError::Io { what: "control socket".into(), source })?;
         let control = UnixStream::from_std(control)
             .map_err(|source| LaunchError::Io { what: "control socket".into(), source })?;
-        let mut control = Control { socket: control, input: BytesMut::new(), log };
+        let mut control =
+            Control { socket: control, input: BytesMut::new(), pace: Pace::default(), log, places: start.places };
         let ready = match tokio::time::timeout(start.patience, control.until_ready()).await {
             Ok(Some(Ok(ready))) => ready,
             Ok(Some(Err(traceback))) => {
@@ -164,7 +174,9 @@ impl Worker {
 struct Control {
     socket: UnixStream,
     input: BytesMut,
+    pace: Pace,
     log: crate::app::log::WorkerLog,
+    places: Option<Places>,
 }
 
 impl Control {
@@ -176,6 +188,12 @@ impl Control {
                 Kind::Ready => return Ready::parse(&frame.payload).ok().map(Ok),
                 Kind::BootError => return Some(Err(String::from_utf8_lossy(&frame.payload).into_owned())),
                 Kind::Log => self.take_log(&frame)?,
+                Kind::Modules => {
+                    let modules = Modules::parse(&frame.payload).ok()?;
+                    if let Some(places) = &self.places {
+                        places.add(modules.0);
+                    }
+                }
                 _ => return None,
             }
         }
@@ -247,22 +265,25 @@ impl Control {
                     return None;
                 }
             }
-            if self.socket.read_buf(&mut self.input).await.ok()? == 0 {
-                return None;
+            self.pace.rest().await;
+            self.input.reserve(READ);
+            match self.socket.read_buf(&mut self.input).await.ok()? {
+                0 => return None,
+                read => self.pace.took(read),
             }
         }
     }
 
     fn take_log(&self, frame: &Frame) -> Option<()> {
         let log = Log::parse(&frame.payload).ok()?;
-        let level = match log.level {
-            Level::Out => "stdout",
-            Level::Err => "stderr",
-            Level::Errors => "wsgi.errors",
-            Level::Warning => "warning",
-            Level::Error => "error",
+        let source = match log.source {
+            Source::Out => "stdout",
+            Source::Err => "stderr",
+            Source::Errors => "wsgi.errors",
+            Source::Warning => "warning",
+            Source::Error => "error",
         };
-        self.log.write(level, log.thread, log.request_id, log.text);
+        self.log.write(source, log.level, log.thread, log.request_id, log.text);
         Some(())
     }
 
@@ -396,18 +417,19 @@ async fn copy_lines(
     words: Option<LastWords>,
 ) {
     let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
+    let (mut line, mut pace) = (Vec::new(), Pace::default());
     loop {
         line.clear();
+        pace.rest().await;
         match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
-            Ok(_) => {}
+            Ok(read) => pace.took(read),
         }
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
         if let Some(words) = &words {
             words.push(text);
         }
-        log.write(stream, "", "", text);
+        log.write(stream, text.starts_with(FATAL).then_some(Level::Critical), "", "", text);
     }
 }

@@ -63,6 +63,9 @@ pub enum Kind {
     BootError = 49,
     /// Control, worker: a line for the application's log, see [`crate::Log`].
     Log = 50,
+    /// Control, worker: where the application's modules come from, before [`Kind::Ready`] or [`Kind::BootError`] and only
+    /// in development; see [`crate::Modules`].
+    Modules = 51,
 }
 
 impl Kind {
@@ -87,6 +90,7 @@ impl Kind {
             48 => Self::Ready,
             49 => Self::BootError,
             50 => Self::Log,
+            51 => Self::Modules,
             _ => return None,
         })
     }

@@ -19,7 +19,8 @@
 //! ```
 //!
 //! Each worker also has one *control* socket with the same framing (request 0): [`Kind::Boot`], lanes as
-//! descriptors, [`Kind::Ready`] or [`Kind::BootError`], [`Kind::Log`], [`Kind::Interrupt`], [`Kind::Stop`].
+//! descriptors, [`Kind::Modules`] in development, [`Kind::Ready`] or [`Kind::BootError`], [`Kind::Log`],
+//! [`Kind::Interrupt`], [`Kind::Stop`].
 //!
 //! Neither side trusts the other: every length is checked before it is used, every payload parser returns
 //! [`Malformed`] instead of panicking, and nothing here allocates by a length that was merely announced.
@@ -29,7 +30,7 @@ mod frame;
 mod request;
 mod response;
 
-pub use control::{Boot, Interrupt, Level, Log, Ready};
+pub use control::{Boot, Interrupt, Level, Log, Modules, Ready, Source};
 pub use frame::{
     Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, begin, end, put_empty, put_frame, put_u32, take_frame,
     u32_payload,

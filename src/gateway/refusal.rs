@@ -64,7 +64,8 @@ impl From<BadTarget> for Refusal {
 }
 
 /// Stands above a traceback.
-const BROKEN: &str = "You see why because its policy has reload = true. Mend it and save: this goes away by itself.";
+const BROKEN: &str = "The application does not start. Its policy has reload = true, so you see why; once that is mended \
+                      and saved, this goes away by itself.";
 
 /// How a client likes to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -77,7 +77,6 @@ fn page(shown: &Shown<'_>) -> String {
     let Shown { status, says, reason, request_id, traceback } = shown;
     let (code, title) = (status.as_u16(), title(*status));
     let style = if traceback.is_some() { format!("{STYLE}{STYLE_OF_TRACEBACK}") } else { STYLE.to_owned() };
-    let heading = if traceback.is_some() { "The application does not start" } else { title };
     let traceback = traceback.map(|traceback| format!("{}\n", block(traceback))).unwrap_or_default();
     format!(
         r#"<!doctype html>
@@ -91,7 +90,7 @@ fn page(shown: &Shown<'_>) -> String {
 </head>
 <body>
 <main>
-<h1>{heading}</h1>
+<h1>{title}</h1>
 <p>{says}</p>
 {traceback}<dl><dt>Status</dt><dd>{code}</dd><dt>Reason</dt><dd>{reason}</dd><dt>Request</dt><dd>{request_id}</dd></dl>
 </main>

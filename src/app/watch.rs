@@ -297,14 +297,16 @@ impl Watcher {
 
     fn is_walked(&self, directory: &Path) -> bool {
         let name = directory.file_name().and_then(OsStr::to_str).unwrap_or_default();
-        !name.starts_with('.')
-            && !NEVER.contains(&name)
-            && !self.is_spared(directory)
-            && !directory.join("pyvenv.cfg").exists()
+        !name.starts_with('.') && !NEVER.contains(&name) && !self.is_spared(directory) && !is_virtualenv(directory)
     }
 
     fn is_source(&self, path: &Path) -> bool {
-        path.file_name().and_then(OsStr::to_str).is_some_and(is_source) && !self.is_spared(path)
+        // A virtualenv that is only being made was none when its directory appeared.
+        let own =
+            |directory: &&Path| directory.starts_with(&self.watched.directory) && **directory != self.watched.directory;
+        path.file_name().and_then(OsStr::to_str).is_some_and(is_source)
+            && !self.is_spared(path)
+            && !path.ancestors().skip(1).take_while(own).any(is_virtualenv)
     }
 
     fn is_spared(&self, path: &Path) -> bool {
@@ -352,6 +354,10 @@ fn is_source(name: &str) -> bool {
     }
     let extension = Path::new(name).extension().and_then(OsStr::to_str);
     !name.starts_with('.') && extension.is_some_and(|extension| SOURCES.contains(&extension))
+}
+
+fn is_virtualenv(directory: &Path) -> bool {
+    directory.join("pyvenv.cfg").exists()
 }
 
 /// A link to a directory is none: it could lead in circles. Modules behind it are found as [`Places`].

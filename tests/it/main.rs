@@ -2,8 +2,10 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 mod cli;
+mod development;
 mod examples;
 mod harness;
+mod logs;
 mod methods;
 mod paths;
 mod pythons;

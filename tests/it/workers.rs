@@ -8,13 +8,13 @@ use rustix::process::Signal;
 const POLICY: &str = "methods = [\"password\"]\ndefault = \"signed-in\"\nworkers = 2\nthreads = 2";
 
 /// Clients that ask for `path` again and again on kept-alive connections until told to stop.
-struct Load {
+pub struct Load {
     stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
     clients: Vec<tokio::task::JoinHandle<Vec<u16>>>,
 }
 
 impl Load {
-    async fn start(gate: &Gate, path: &str, clients: usize) -> Self {
+    pub async fn start(gate: &Gate, path: &str, clients: usize) -> Self {
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let mut running = Vec::new();
         let auth = {
@@ -51,7 +51,7 @@ impl Load {
         Self { stop, clients: running }
     }
 
-    async fn finish(self) -> Vec<u16> {
+    pub async fn finish(self) -> Vec<u16> {
         self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let mut codes = Vec::new();
         for client in self.clients {

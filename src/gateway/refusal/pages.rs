@@ -65,7 +65,7 @@ dd { margin: 0; font-family: ui-monospace, monospace; }
 
 /// Besides, for a page with a traceback: it is as wide as it needs to be, and begins at the top.
 const STYLE_OF_TRACEBACK: &str = "\
-body { place-items: start center; }
+body { place-items: start center; grid-template-columns: minmax(0, 1fr); }
 main { box-sizing: border-box; width: 100%; max-width: 64rem; padding: 3rem 2rem; }
 pre { margin: 0 0 1.5rem; padding: 1rem 1.25rem; overflow-x: auto; border-radius: .4rem; tab-size: 4;
   font: .85rem/1.55 ui-monospace, monospace; background: light-dark(#fff, #222427);

@@ -4,6 +4,7 @@
 mod cli;
 mod examples;
 mod harness;
+mod load;
 mod methods;
 mod paths;
 mod pythons;
@@ -16,4 +17,5 @@ mod stopping;
 mod tls;
 mod wire;
 mod workers;
+mod workload;
 mod wsgi;

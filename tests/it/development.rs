@@ -4,7 +4,7 @@ use std::{fs, path::Path, time::Instant};
 
 use crate::{
     harness::{ADMIN, Answer, BOTH, Gate, Http, Installation, PATIENCE, Setup},
-    workers::Load,
+    load::Load,
 };
 
 const OPEN: &str = "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\nreload = true\n";
@@ -245,8 +245,7 @@ async fn changes_under_load_lose_no_request() {
         until_text(&gate, &version.to_string()).await;
     }
     let codes = load.finish().await;
-    let failed: Vec<_> = codes.iter().filter(|code| **code != 200).collect();
-    assert!(codes.len() > 50 && failed.is_empty(), "{failed:?} of {}", codes.len());
+    assert!(codes.len() > 50 && Load::failures(&codes).is_empty(), "{:?} of {}", Load::failures(&codes), codes.len());
 }
 
 #[tokio::test]

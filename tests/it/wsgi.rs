@@ -19,7 +19,7 @@ use tokio_rustls::client::TlsStream;
 use crate::harness::{Answer, Gate, Http, PATIENCE, Setup};
 
 /// Nobody signs in: what is asked for is what is asked about.
-const OPEN: &str = "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\n";
+pub const OPEN: &str = "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\n";
 
 /// `contract.py` at `/app` for everybody, with more lines of its policy.
 fn contract(more: &str) -> Gate {
@@ -32,15 +32,15 @@ fn is_broken(answer: &Answer) -> bool {
 }
 
 /// An answer that is read piece by piece.
-struct Stream {
-    status: u16,
-    headers: http::HeaderMap,
+pub struct Stream {
+    pub status: u16,
+    pub headers: http::HeaderMap,
     body: Incoming,
 }
 
 impl Stream {
     /// Asks for `path` over a connection of its own and waits for the head only.
-    async fn open(gate: &Gate, http: Http, path: &str) -> Self {
+    pub async fn open(gate: &Gate, http: Http, path: &str) -> Self {
         let body = BoxBody::new(Empty::<Bytes>::new().map_err(|never| match never {}));
         let exchange = async {
             match http {
@@ -60,7 +60,7 @@ impl Stream {
     }
 
     /// The next piece as text; `None` at the end, an error where it broke off.
-    async fn next(&mut self) -> Option<Result<String, hyper::Error>> {
+    pub async fn next(&mut self) -> Option<Result<String, hyper::Error>> {
         loop {
             let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("a piece in time")?;
             match frame.map(|frame| frame.into_data().unwrap_or_default()) {
@@ -72,7 +72,7 @@ impl Stream {
     }
 
     /// The next piece, which has to be there.
-    async fn piece(&mut self) -> String {
+    pub async fn piece(&mut self) -> String {
         self.next().await.expect("a piece").expect("a whole piece")
     }
 }

@@ -1,4 +1,5 @@
 """Says something in every way there is; imports `logging` only when it is asked to."""
+import subprocess
 import sys
 import threading
 import warnings
@@ -58,7 +59,13 @@ def flood_in_threads(environ):
     return "flooding"
 
 
-PATHS = {f"/{function.__name__}": function for function in (bare, said, logged, long, flood, flood_in_threads)}
+def flood_by_child(environ):
+    """A child process writes as fast as the pipe takes it, until that breaks."""
+    subprocess.Popen(["yes", "x" * 4000])
+    return "flooding"
+
+
+PATHS = {f"/{function.__name__}": function for function in (bare, said, logged, long, flood, flood_in_threads, flood_by_child)}
 
 
 def application(environ, start_response):

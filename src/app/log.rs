@@ -84,7 +84,7 @@ impl WorkerLog {
     }
 }
 
-/// Keeps whoever reads what a process says from reading nothing else; see [`TURN`].
+/// Keeps whoever reads what a process says from reading nothing else.
 #[derive(Default)]
 pub struct Pace {
     taken: usize,

@@ -2,7 +2,7 @@
 //!
 //! Each such application has a native thread here, because walking through directories may take a while and the control
 //! thread has others to serve. It watches the application's directory with everything below it, and the directories that
-//! its modules came from besides ([`Places`]); gathers changes until none has come for [`QUIET`]; hands them over as one
+//! its modules came from besides ([`Places`]); gathers changes until none has come for 200 ms; hands them over as one
 //! [`Change`]; and goes on when that has been dealt with, so that what changes during a reload is one more reload after it.
 //!
 //! What counts is decided by the names of files, not by where they are: an application that keeps its database or uploads

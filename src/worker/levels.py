@@ -1,8 +1,8 @@
 """Lets records of `logging` and of `warnings` reach the application's log whole, and with their level.
 
 Runs once, before the application is imported; compiled into the extension under the file name `<portcullis>`. `logging`
-is not imported for an application that does without it (it is a sixth of a bare worker's start); whoever imports it
-later is noticed.
+is not imported for an application that does without it: that would cost every such worker time and memory. Whoever
+imports it later is noticed.
 """
 
 import importlib.util

@@ -21,6 +21,7 @@ use crate::{
     app::{
         launch::Launch,
         log::AppLog,
+        nursery::Nursery,
         pool::{AppShared, AppState, PoolMessage, WorkerShared},
         watch::Places,
         worker::{BootError, Start, Worker},
@@ -273,6 +274,7 @@ impl Supervisor {
             tired: VecDeque::new(),
             renewing: false,
             leaving: JoinSet::new(),
+            nursery: Nursery::default(),
         };
         self.lock().insert(Arc::clone(&plan.name), AppTask { plan, commands, report });
         tokio::spawn(keeper.run(acts));
@@ -322,6 +324,8 @@ struct Keeper {
     renewing: bool,
     /// Retired workers on their way out.
     leaving: JoinSet<()>,
+    /// Where the workers of the running version come from.
+    nursery: Nursery,
 }
 
 /// Waits until a worker has served or grown enough, and says which.
@@ -486,7 +490,7 @@ impl Keeper {
                 continue;
             }
             self.renewing = true;
-            let (events, boot) = (events.clone(), self.boot(self.plan.clone()));
+            let (events, boot) = (events.clone(), self.boot(self.plan.clone(), self.nursery.clone()));
             tokio::spawn(async move {
                 let booted = boot.await;
                 let _ = events.send(Event::Renewed { id, why, booted });
@@ -569,17 +573,17 @@ impl Keeper {
     }
 
     fn boot_in_background(&self, events: &mpsc::UnboundedSender<Event>) {
-        let (events, boot) = (events.clone(), self.boot(self.plan.clone()));
+        let (events, boot) = (events.clone(), self.boot(self.plan.clone(), self.nursery.clone()));
         tokio::spawn(async move {
             let _ = events.send(Event::Booted(boot.await));
         });
     }
 
-    fn boot(&self, plan: Plan) -> impl Future<Output = Result<Worker, BootError>> + use<> {
+    fn boot(&self, plan: Plan, nursery: Nursery) -> impl Future<Output = Result<Worker, BootError>> + use<> {
         let id = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let (lanes, clock) = (self.threads.len(), self.clock.clone());
         async move {
-            Worker::boot(Start {
+            let start = Start {
                 launch: &plan.launch,
                 lanes,
                 id,
@@ -589,8 +593,8 @@ impl Keeper {
                 log: plan.log.clone(),
                 places: plan.development.clone(),
                 clock,
-            })
-            .await
+            };
+            nursery.worker(start).await
         }
     }
 
@@ -647,7 +651,8 @@ impl Keeper {
         reply: oneshot::Sender<Result<Reloaded, String>>,
         may_go: oneshot::Receiver<()>,
     ) {
-        let new = match self.boot_all(&plan).await {
+        let nursery = Nursery::default();
+        let new = match self.boot_all(&plan, &nursery).await {
             Ok(new) => new,
             Err(error) => {
                 // Other workers than the running ones are for other rules, which then do not come into force.
@@ -677,6 +682,7 @@ impl Keeper {
         let goes = may_go.await.is_ok();
         let replaced = if goes {
             self.plan = plan;
+            self.nursery = nursery;
             self.failures = 0;
             self.set_state(AppState::Running);
             lock(&self.report).last_error = None;
@@ -694,8 +700,8 @@ impl Keeper {
     }
 
     /// All the workers of a plan, or none and the reason.
-    async fn boot_all(&self, plan: &Plan) -> Result<Vec<Worker>, String> {
-        let boots: Vec<_> = (0..plan.launch.workers).map(|_| self.boot(plan.clone())).collect();
+    async fn boot_all(&self, plan: &Plan, nursery: &Nursery) -> Result<Vec<Worker>, String> {
+        let boots: Vec<_> = (0..plan.launch.workers).map(|_| self.boot(plan.clone(), nursery.clone())).collect();
         let (ready, failed): (Vec<_>, Vec<_>) =
             futures_util::future::join_all(boots).await.into_iter().partition(Result::is_ok);
         let ready: Vec<Worker> = ready.into_iter().flatten().collect();

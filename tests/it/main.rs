@@ -9,6 +9,7 @@ mod load;
 mod logs;
 mod methods;
 mod paths;
+mod preload;
 mod pythons;
 mod raw;
 mod reload;

@@ -21,6 +21,8 @@ fn holds(line: &serde_json::Value, text: &str) -> bool {
 #[tokio::test]
 async fn a_request_that_no_thread_takes_in_time_is_503_and_was_never_called() {
     let gate = contract("threads = 1\nqueue_timeout = \"300ms\"");
+    // Waiting for the first worker counts as well.
+    gate.await_workers("/app", 1);
     // Its head has come, so the only thread is taken.
     let mut stream = Stream::open(&gate, Http::One, "/app/sse?n=2&ms=2000").await;
     assert_eq!(stream.piece().await, "data: 0\n\n");

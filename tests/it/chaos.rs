@@ -46,7 +46,7 @@ async fn whatever_happens_every_request_ends_and_nothing_is_left_behind() {
 
     let outcomes = outcomes.lock().unwrap().clone();
     println!("{outcomes:#?}");
-    assert!(outcomes["load: 200"] > 100, "{outcomes:?}");
+    assert!(outcomes["load: 200"] > 50, "{outcomes:?}");
     let odd: Vec<_> = outcomes.keys().filter(|what| !is_answer_or_visible_abort(what)).collect();
     assert!(odd.is_empty(), "{odd:?} of {outcomes:?}");
 

@@ -2,8 +2,10 @@
 
 The figure that counts is CPU time of all server processes divided by requests served: the machine is shared with the
 load generator, so requests per second say as much about the generator as about the server. Every contender answers the
-same bare callable over HTTPS with kept-alive connections and one worker. Portcullis has everything on: a bearer token
-is verified, rules decide, the access log is written. Its peers authenticate nobody.
+same bare callable over HTTPS with kept-alive connections and one worker: `hello` is a greeting of 14 bytes, `echo` a
+body of 100 KiB that is given back piece by piece. Portcullis has everything on: a bearer token is verified, rules
+decide, the access log is written. Its peers authenticate nobody. `--baseline` is another build of Portcullis, for what
+a change costs.
 
 Rounds are interleaved, medians are printed, and each contender is asked once, and must answer rightly, before it is
 measured. Needs `wrk`.
@@ -32,7 +34,28 @@ TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE = 30.0
 """Seconds a server may take until its first right answer."""
 
-GREETING = b"Hello, World!\n"
+
+@dataclass
+class Scenario:
+    """What is asked for, and what has to come back."""
+
+    name: str
+    directory: Path
+    module: str
+    body: bytes | None
+    answer: bytes
+
+    def wrk_script(self) -> str:
+        if self.body is None:
+            return WRK_REPORT
+        return f"wrk.method = 'POST'\nwrk.body = string.rep('x', {len(self.body)})\n{WRK_REPORT}"
+
+
+UPLOAD = b"x" * (100 * 1024)
+SCENARIOS = [
+    Scenario("hello", REPOSITORY / "examples" / "hello", "app", None, b"Hello, World!\n"),
+    Scenario("echo", REPOSITORY / "benches", "echo", UPLOAD, UPLOAD),
+]
 
 
 @dataclass
@@ -45,6 +68,7 @@ class Contender:
     path: str
     headers: dict[str, str]
     ca: Path
+    scenario: Scenario
     process: subprocess.Popen | None = None
 
     def url(self) -> str:
@@ -58,9 +82,9 @@ class Contender:
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                request = urllib.request.Request(self.url(), headers=self.headers)
+                request = urllib.request.Request(self.url(), headers=self.headers, data=self.scenario.body)
                 with urllib.request.urlopen(request, context=context, timeout=5) as answer:
-                    if answer.read() != GREETING:
+                    if answer.read() != self.scenario.answer:
                         sys.exit(f"{self.name} answers something else")
                     return
             except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
@@ -146,7 +170,7 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-def portcullis(program: Path, home: Path, application: Path, python: Path, best: bool) -> Contender:
+def portcullis(program: Path, home: Path, scenario: Scenario, python: Path, best: bool, name: str) -> Contender:
     """An installation with the application, a few rules and a service with a token."""
     port = free_port()
     home.mkdir()
@@ -164,8 +188,8 @@ def portcullis(program: Path, home: Path, application: Path, python: Path, best:
     (home / "policies" / "hello.toml").write_text(f"""
 [app]
 name = "/hello"
-directory = "{application}"
-module = "app"
+directory = "{scenario.directory}"
+module = "{scenario.module}"
 python = "{python}"
 methods = ["password", "token"]
 workers = 1
@@ -174,7 +198,7 @@ default = "signed-in"
 
 [[allow]]
 path = "/plain"
-methods = ["GET"]
+methods = ["GET", "POST"]
 who = "signed-in"
 
 [[deny]]
@@ -186,28 +210,30 @@ who = "role:administrator"
 """)
     token = subprocess.run([*run, "token", "create", "--service", "bench"], check=True, capture_output=True, text=True)
     headers = {"Authorization": f"Bearer {token.stdout.strip()}"}
-    name = f"portcullis: {'one data thread' if best else 'default'}, token, rules, logs"
-    return Contender(name, [*run, "serve"], port, "/hello/plain", headers, home / "certs/ca.pem")
+    return Contender(name, [*run, "serve"], port, "/hello/plain", headers, home / "certs/ca.pem", scenario)
 
 
-def granian(python: Path, home: Path, application: Path, best: bool) -> Contender:
+def granian(python: Path, home: Path, scenario: Scenario, best: bool) -> Contender:
     port = free_port()
     command = [
         str(python.parent / "granian"), "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port),
         "--workers", "1", "--ssl-certificate", str(home / "certs/localhost.pem"),
-        "--ssl-keyfile", str(home / "certs/localhost.key"), "--no-log", "--working-dir", str(application),
+        "--ssl-keyfile", str(home / "certs/localhost.key"), "--no-log", "--working-dir", str(scenario.directory),
     ]
     name = "granian: default, no authentication"
     if best:
         command += ["--blocking-threads", "1"]
         name = "granian: best setting, no authentication"
-    return Contender(name, [*command, "app:application"], port, "/plain", {}, home / "certs/ca.pem")
+    command += [f"{scenario.module}:application"]
+    return Contender(name, command, port, "/plain", {}, home / "certs/ca.pem", scenario)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--portcullis", type=Path, required=True, help="the program, built in release mode")
     parser.add_argument("--venv", type=Path, required=True, help="virtualenv with the peers")
+    parser.add_argument("--baseline", type=Path, help="another build, to be measured beside it")
+    parser.add_argument("--scenarios", nargs="*", choices=[s.name for s in SCENARIOS], default=["hello", "echo"])
     parser.add_argument("--connections", type=int, nargs="*", default=[32, 128])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
@@ -216,40 +242,49 @@ def main() -> None:
     if not shutil.which("wrk"):
         sys.exit("wrk is missing: sudo apt-get install wrk")
 
+    figures = {}
+    for scenario in SCENARIOS:
+        if scenario.name in arguments.scenarios:
+            with tempfile.TemporaryDirectory() as directory:
+                figures |= compare(scenario, arguments, Path(directory))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1))
+    print("ratio: CPU per request divided by that of Granian at its best setting; below 1 it costs less")
+
+
+def compare(scenario: Scenario, arguments: argparse.Namespace, home: Path) -> dict:
+    """Measures all contenders at one thing, in turns, and prints the medians."""
     python = arguments.venv.absolute() / "bin" / "python"
-    application = REPOSITORY / "examples" / "hello"
-    with tempfile.TemporaryDirectory() as directory:
-        home = Path(directory)
-        script = home / "report.lua"
-        script.write_text(WRK_REPORT)
-        program = arguments.portcullis.absolute()
-        best, default = home / "best", home / "default"
-        ours = portcullis(program, best, application, python, best=True)
-        contenders = [
-            ours,
-            portcullis(program, default, application, python, best=False),
-            granian(python, best, application, best=True),
-            granian(python, best, application, best=False),
-        ]
-        try:
+    script = home / "report.lua"
+    script.write_text(scenario.wrk_script())
+    program = arguments.portcullis.absolute()
+    ours = portcullis(program, home / "best", scenario, python, True, "portcullis: one data thread, token, rules, logs")
+    contenders = [
+        ours,
+        portcullis(program, home / "default", scenario, python, False, "portcullis: default, token, rules, logs"),
+        granian(python, home / "best", scenario, best=True),
+        granian(python, home / "best", scenario, best=False),
+    ]
+    if arguments.baseline:
+        before = arguments.baseline.absolute()
+        contenders.append(portcullis(before, home / "before", scenario, python, True, "baseline: one data thread"))
+    results: dict = {}
+    try:
+        for contender in contenders:
+            contender.start()
+        print(f"{scenario.name}: portcullis with one idle worker: {ours.resident_mib():.1f} MiB resident\n")
+        for connections in arguments.connections:
             for contender in contenders:
-                contender.start()
-            print(f"portcullis with one idle worker: {ours.resident_mib():.1f} MiB resident\n")
-            results = {}
-            for connections in arguments.connections:
+                measure(contender, connections, 1, script)
+            for _ in range(arguments.rounds):
                 for contender in contenders:
-                    measure(contender, connections, 1, script)
-                for _ in range(arguments.rounds):
-                    for contender in contenders:
-                        result = measure(contender, connections, arguments.seconds, script)
-                        results.setdefault((connections, contender.name), []).append(result)
-            report(results, contenders, arguments.connections)
-            if arguments.json:
-                figures = {f"{name} at {c}": [vars(r) for r in rounds] for (c, name), rounds in results.items()}
-                arguments.json.write_text(json.dumps(figures, indent=1))
-        finally:
-            for contender in contenders:
-                contender.stop()
+                    result = measure(contender, connections, arguments.seconds, script)
+                    results.setdefault((connections, contender.name), []).append(result)
+        report(results, contenders, arguments.connections)
+    finally:
+        for contender in contenders:
+            contender.stop()
+    return {f"{scenario.name}: {name} at {c}": [vars(r) for r in rounds] for (c, name), rounds in results.items()}
 
 
 def report(results: dict, contenders: list[Contender], connections: list[int]) -> None:
@@ -266,7 +301,6 @@ def report(results: dict, contenders: list[Contender], connections: list[int]) -
                 f" {statistics.median(r.p99_ms for r in rounds):>7.2f} {middle / peer:>6.2f}"
             )
         print()
-    print("ratio: CPU per request divided by that of Granian at its best setting; below 1 it costs less")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,12 @@ use crate::{
 /// The pause before the second restart in a row; doubles up to [`BACK_OFF_MOST`]. The first restart is immediate.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-/// The longest pause between restarts: short enough that an application whose database came back is not waited for.
+/// The longest pause after starts that failed: short enough that an application whose database came back is not waited
+/// for.
 const BACK_OFF_MOST: Duration = Duration::from_secs(30);
+
+/// The same for workers that started and died later: whatever kills them, the application can run, and it is missed.
+const BACK_OFF_RAN: Duration = Duration::from_secs(2);
 
 /// A worker that lived this long is not part of a crash loop.
 const STABLE: Duration = Duration::from_secs(10);
@@ -476,7 +480,7 @@ impl Keeper {
                     self.show_broken(&error.to_string());
                     self.set_state(AppState::Failed);
                 }
-                self.retry_later(events);
+                self.retry_later(BACK_OFF_MOST, events);
             }
         }
     }
@@ -555,14 +559,14 @@ impl Keeper {
         if self.workers.is_empty() {
             self.set_state(AppState::Starting);
         }
-        self.retry_later(events);
+        self.retry_later(BACK_OFF_RAN, events);
     }
 
-    /// Starts another worker: at once after a first failure, later and later after more.
-    fn retry_later(&mut self, events: &mpsc::UnboundedSender<Event>) {
+    /// Starts another worker: at once after a first failure, later and later after more, up to a limit.
+    fn retry_later(&mut self, most: Duration, events: &mpsc::UnboundedSender<Event>) {
         let pause = match self.failures {
             0 => Duration::ZERO,
-            n => BACK_OFF.saturating_mul(1 << (n - 1).min(16)).min(BACK_OFF_MOST),
+            n => BACK_OFF.saturating_mul(1 << (n - 1).min(16)).min(most),
         };
         self.failures = self.failures.saturating_add(1);
         let events = events.clone();

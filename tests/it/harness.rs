@@ -16,6 +16,7 @@ use base64::Engine;
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
@@ -225,6 +226,11 @@ impl Gate {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the gateway runs");
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
         line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
+    /// How many descriptors the gateway has open.
+    pub fn open_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the gateway runs").count()
     }
 
     /// Process ids of an application's ready workers.
@@ -494,7 +500,26 @@ impl Ask<'_> {
         self.send(http, true).await
     }
 
+    /// Sends it where a connection that breaks is an outcome: the status, and whether the body broke off.
+    pub async fn try_over(&self, http: Http) -> Result<(u16, bool), hyper::Error> {
+        let response = self.exchange(http, false).await?;
+        let (code, body) = (response.status().as_u16(), response.into_body().collect());
+        let body = tokio::time::timeout(PATIENCE, body).await.expect("a body in time");
+        Ok((code, body.is_err()))
+    }
+
     async fn send(&self, http: Http, unmeasured: bool) -> Answer {
+        let response = self.exchange(http, unmeasured).await;
+        let (parts, body) = response.expect("an answer").into_parts();
+        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time");
+        let (body, cut) = match body {
+            Ok(body) => (body.to_bytes(), false),
+            Err(_) => (Bytes::new(), true),
+        };
+        Answer { status: parts.status, headers: parts.headers, body, cut }
+    }
+
+    async fn exchange(&self, http: Http, unmeasured: bool) -> Result<http::Response<Incoming>, hyper::Error> {
         let body = Full::new(self.body.clone()).map_err(|never| match never {});
         let body = if unmeasured { BoxBody::new(Unmeasured(body)) } else { BoxBody::new(body) };
         let mut request = Request::builder().method(self.method.as_str());
@@ -515,14 +540,7 @@ impl Ask<'_> {
                 }
             }
         };
-        let response = tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time");
-        let (parts, body) = response.expect("an answer").into_parts();
-        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time");
-        let (body, cut) = match body {
-            Ok(body) => (body.to_bytes(), false),
-            Err(_) => (Bytes::new(), true),
-        };
-        Answer { status: parts.status, headers: parts.headers, body, cut }
+        tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time")
     }
 }
 
@@ -587,6 +605,12 @@ impl Answer {
     pub fn json(&self) -> serde_json::Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
+}
+
+/// How long or how often something is tried: what `make soak` says in that variable, or less.
+#[allow(clippy::disallowed_methods, reason = "how long a test tries is up to who runs it")]
+pub fn effort(variable: &str, less: u64) -> u64 {
+    std::env::var(variable).map_or(less, |number| number.parse().expect("a number"))
 }
 
 /// The program under test.

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use base64::Engine;
@@ -18,20 +18,22 @@ pub type Connection = SendRequest<BoxBody<Bytes, std::io::Error>>;
 /// Clients that ask for `path` as the administrator on kept-alive connections until told to stop.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
     clients: Vec<tokio::task::JoinHandle<Vec<u16>>>,
 }
 
 impl Load {
     pub async fn start(gate: &Gate, path: &str, clients: usize) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut running = Vec::new();
         for _ in 0..clients {
             let mut sender = gate.http1().await;
-            let (stop, path) = (Arc::clone(&stop), path.to_owned());
+            let (stop, answered, path) = (Arc::clone(&stop), Arc::clone(&answered), path.to_owned());
             running.push(tokio::spawn(async move {
                 let mut codes = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     codes.push(get(&mut sender, &path).await);
+                    answered.fetch_add(1, Ordering::Relaxed);
                     if sender.is_closed() {
                         break;
                     }
@@ -39,7 +41,15 @@ impl Load {
                 codes
             }));
         }
-        Self { stop, clients: running }
+        Self { stop, answered, clients: running }
+    }
+
+    /// Waits until that many were answered, well or not.
+    pub async fn until(&self, answers: u64) {
+        while self.answered.load(Ordering::Relaxed) < answers && self.clients.iter().any(|client| !client.is_finished())
+        {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The status of every answer; 0 for one that did not come, or not whole.

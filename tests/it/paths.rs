@@ -252,9 +252,8 @@ fn percent_decoded(path: &[u8]) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-#[allow(clippy::disallowed_methods, reason = "how long a test tries is up to who runs it")]
 fn how_many() -> usize {
-    std::env::var("PORTCULLIS_MUTATIONS").map_or(3000, |number| number.parse().expect("a number"))
+    usize::try_from(crate::harness::effort("PORTCULLIS_MUTATIONS", 3000)).expect("a number")
 }
 
 #[allow(clippy::disallowed_methods, reason = "a failure is tried again with the seed it printed")]

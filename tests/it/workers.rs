@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use crate::{
-    harness::{ADMIN, Answer, Gate, Http, Setup, await_gone, children, is_alive, signal},
+    harness::{ADMIN, Answer, Gate, Http, Setup, await_gone, children, effort, is_alive, signal},
     load::Load,
 };
 use rustix::process::Signal;
@@ -75,15 +75,18 @@ async fn a_reload_under_load_loses_nothing_and_brings_the_new_version() {
     assert_eq!(hello(&gate).await.text(), "one");
     let old = gate.await_workers("/app", 2);
     let load = Load::start(&gate, "/app/", 8).await;
-    for round in 0..5 {
+    let (rounds, requests) = (effort("PORTCULLIS_RELOADS", 5), effort("PORTCULLIS_RELOAD_REQUESTS", 500));
+    for round in 0..rounds {
         versioned(code.path(), &format!("round {round}"));
         // Python's bytecode cache goes by seconds and size.
         let _ = std::fs::remove_dir_all(code.path().join("__pycache__"));
         gate.cli(&["app", "reload", "/app"]);
         assert_eq!(hello(&gate).await.text(), format!("round {round}"));
+        load.until((round + 1) * requests / rounds).await;
     }
     let codes = load.finish().await;
-    assert!(codes.len() > 50 && codes.iter().all(|code| *code == 200), "{:?}", Load::failures(&codes));
+    println!("{rounds} reloads, {} requests", codes.len());
+    assert!(codes.len() as u64 >= requests && codes.iter().all(|code| *code == 200), "{:?}", Load::failures(&codes));
     for worker in old {
         await_gone(worker);
     }

@@ -16,8 +16,8 @@ impl Config {
     pub fn load_applications(&self) -> policy::Loaded {
         let (sources, mut problems) = self.policy_sources();
         let namespaces: BTreeSet<String> = self.namespaces.keys().cloned().collect();
-        let system = self.security.methods;
-        let context = Context { system, namespaces: &namespaces, is_directory: &|path| path.is_dir() };
+        let (system, level) = (self.security.methods, self.security.level);
+        let context = Context { system, level, namespaces: &namespaces, is_directory: &|path| path.is_dir() };
         match policy::load(&sources, context) {
             Ok(loaded) if problems.is_empty() => Ok(loaded),
             Ok((_, found)) | Err(found) => {

@@ -17,7 +17,10 @@ use std::{
 };
 
 use anyhow::Context as _;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 use crate::{
     app::{
@@ -25,6 +28,7 @@ use crate::{
         log::AppLog,
         pool::AppState,
         supervise::{AppReport, Plan, Prepared, Supervisor},
+        watch::{Change, Watched, Watchers},
     },
     audit::{Audit, AuditRecord, event},
     authn::{Authn, HashingPool, password::Cost},
@@ -135,6 +139,7 @@ async fn serve(
     let gateway = Gateway::start(config.gateway.threads, &shared, &listeners, &redirects)?;
     drop((listeners, redirects));
 
+    let (watchers, changes) = Watchers::new();
     let operator = Arc::new(Operator {
         file,
         listen,
@@ -142,6 +147,7 @@ async fn serve(
         addresses,
         redirect_addresses,
         supervisor: Supervisor::new(gateway.pools.clone(), clock),
+        watchers,
         shared,
         store,
         telemetry: Arc::clone(telemetry),
@@ -162,6 +168,7 @@ async fn serve(
     tokio::spawn(control.serve(Arc::clone(&operator) as Arc<dyn Handler>));
     tokio::spawn(Arc::clone(&operator).follow_certificates());
     tokio::spawn(Arc::clone(&operator).follow_store());
+    tokio::spawn(Arc::clone(&operator).follow_changes(changes));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     operator.until_stopped(&mut signals).await;
@@ -236,6 +243,7 @@ struct Operator {
     addresses: Vec<SocketAddr>,
     redirect_addresses: Vec<SocketAddr>,
     supervisor: Supervisor,
+    watchers: Watchers,
     shared: Shared,
     store: Store,
     telemetry: Arc<Telemetry>,
@@ -247,7 +255,14 @@ struct Operator {
 impl Operator {
     async fn start_applications(&self) {
         let world = self.shared.current.get();
-        self.supervisor.apply(self.plans(&world), Prepared::default()).await;
+        self.bring(&world, Prepared::default()).await;
+    }
+
+    /// Brings workers, and in development watchers, in line with the rules in force.
+    async fn bring(&self, world: &Snapshot, prepared: Prepared) {
+        let watched = world.routes.all().iter().filter_map(|app| Watched::of(&world.config, app));
+        self.watchers.follow(watched.collect());
+        self.supervisor.apply(self.plans(world), prepared).await;
     }
 
     fn plans(&self, world: &Snapshot) -> Vec<Plan> {
@@ -261,7 +276,8 @@ impl Operator {
             deadlock_timeout: app.deadlock_timeout.unwrap_or(config.timeouts.deadlock),
             max_requests: app.max_requests,
             max_memory: app.max_memory,
-            log: AppLog::new(self.telemetry.open(&telemetry::application_file(&app.name)), log_path(config, &app.name)),
+            log: AppLog::new(self.telemetry.open_application(&app.name), log_path(config, &app.name)),
+            development: app.reload.then(|| self.watchers.places(&app.name)),
         };
         world.routes.all().iter().map(plan).collect()
     }
@@ -333,11 +349,10 @@ impl Operator {
         };
         let before = self.shared.current.get();
         let needs_restart = needs_restart(&before.config, &snapshot.config);
-        let plans = self.plans(&snapshot);
         self.shared.current.swap(snapshot);
         self.shared.authn.invalidate();
-        self.supervisor.apply(plans, prepared).await;
         let world = self.shared.current.get();
+        self.bring(&world, prepared).await;
         let names = |snapshot: &Snapshot| -> Vec<Arc<str>> {
             snapshot.routes.all().iter().map(|app| Arc::clone(&app.name)).collect()
         };
@@ -415,6 +430,21 @@ impl Operator {
         let world = self.shared.current.get();
         let files = world.config.tls.certificates.iter().flat_map(|files| [&files.certificate, &files.key]);
         files.map(|file| file.metadata().ok().and_then(|data| Some((data.modified().ok()?, data.len())))).collect()
+    }
+
+    /// Development: files that changed are a reload, of one application after the other for each, but of several at once.
+    async fn follow_changes(self: Arc<Self>, mut changes: mpsc::UnboundedReceiver<Change>) {
+        while let Some(change) = changes.recv().await {
+            let operator = Arc::clone(&self);
+            tokio::spawn(async move { operator.reload_changed(change).await });
+        }
+    }
+
+    async fn reload_changed(&self, change: Change) {
+        let (application, file, others) = (&change.application, change.file.display(), change.others);
+        tracing::info!(%application, %file, others, "a file changed: reloading");
+        // A failure is in the log, and requests are answered with it.
+        let _ = self.reload_application(application).await;
     }
 
     async fn follow_store(self: Arc<Self>) {

@@ -34,6 +34,9 @@ use crate::{clock::Clock, config::Logs};
 /// What is logged when the configuration asks for something that cannot be read.
 const DEFAULT_LEVEL: &str = "info";
 
+/// Bytes of one application's log that may wait to be written, of the eight MiB for all files.
+const MOST_OF_AN_APPLICATION: usize = 2 * 1024 * 1024;
+
 /// Logging, set up. Hold it until the end: what is still queued is written by [`Telemetry::flush`], or when it drops.
 pub struct Telemetry {
     writer: LogWriter,
@@ -57,6 +60,12 @@ impl Telemetry {
     #[must_use]
     pub fn open(&self, name: &str) -> LogFile {
         self.writer.open(&self.logs.directory.join(name), self.logs.max_bytes, self.logs.keep)
+    }
+
+    /// The log of the application mounted at `mount`.
+    #[must_use]
+    pub fn open_application(&self, mount: &str) -> LogFile {
+        self.open(&application_file(mount)).at_most(MOST_OF_AN_APPLICATION)
     }
 
     /// Opens every file anew, after something else has moved them away.

@@ -50,7 +50,7 @@ const NEVER: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Foreign crates that live in one place, so that replacing one is a change in one place.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("argon2", &["authn/"]),
     ("arc_swap", &["snapshot.rs", "authn/"]),
     ("clap", &["cli/"]),
@@ -60,6 +60,7 @@ const HOMES: [(&str, &[&str]); 17] = [
     ("hyper", &["gateway/", "app/"]),
     ("jsonwebtoken", &["authn/jwt"]),
     ("listenfd", &["gateway/listener.rs"]),
+    ("notify", &["app/watch.rs"]),
     ("ppp", &["gateway/listener.rs"]),
     ("pyo3", &["worker/"]),
     ("rcgen", &["control/"]),

@@ -149,6 +149,7 @@ impl Launch {
                 multiprocess: application.workers > 1,
                 preload: application.preload,
                 identity_headers: application.identity_headers,
+                development: application.reload,
                 software: concat!("Portcullis/", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             python: application.python.clone(),

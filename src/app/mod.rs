@@ -5,7 +5,7 @@
 //! `file` (answers that are files) · `deadlines` (how long it may take) ·
 //! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `process`,
 //! `worker`, `nursery`, `supervise` (the control thread's view) ·
-//! `static_files` · `log`.
+//! `watch` (development) · `static_files` · `log`.
 
 pub mod answer;
 pub mod body;
@@ -20,9 +20,10 @@ pub mod process;
 pub mod request;
 pub mod static_files;
 pub mod supervise;
+pub mod watch;
 pub mod worker;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Response, header, request::Parts};
 use hyper::{body::Incoming, ext::ReasonPhrase};
@@ -76,21 +77,36 @@ pub struct Served {
     pub queued_us: u32,
 }
 
+/// Why a permitted request has no answer.
+#[derive(Debug)]
+pub struct Unserved {
+    /// What the log, the audit and the client are told.
+    pub reason: Reason,
+    /// In development, and only there: why the application does not start, for who may use it.
+    pub traceback: Option<Arc<str>>,
+}
+
+impl From<Reason> for Unserved {
+    fn from(reason: Reason) -> Self {
+        Self { reason, traceback: None }
+    }
+}
+
 /// Serves a permitted request: a file, or the worker.
 ///
 /// # Errors
-/// A [`Reason`] why there is no answer; nothing was sent.
+/// Why there is no answer; nothing was sent.
 pub async fn serve(
     applications: Applications<'_>,
     permit: Permit,
     inbound: Inbound,
     body: Incoming,
     served: &mut Served,
-) -> Result<Response<Body>, Reason> {
+) -> Result<Response<Body>, Unserved> {
     if permit.app().serve_files != ServeFiles::No
         && let Some(file) = static_files::asked_for(&permit)
     {
-        return static_files::serve(&permit, &file, inbound).await;
+        return Ok(static_files::serve(&permit, &file, inbound).await?);
     }
     call(applications, permit, inbound, body, served).await
 }
@@ -102,14 +118,19 @@ async fn call(
     inbound: Inbound,
     body: Incoming,
     served: &mut Served,
-) -> Result<Response<Body>, Reason> {
+) -> Result<Response<Body>, Unserved> {
     let (config, app) = (applications.config, permit.app());
+    let broken = || broken(applications.pools, app);
+    if let Some(broken) = broken() {
+        return Err(broken);
+    }
     let seat = applications.pools.seat(&app.name, config.limits.queue)?;
     let terms = Terms::of(config, app);
     let body = RequestBody::prepare(body, &terms).await?;
     let launch = applications.launch.ok_or(Reason::ApplicationUnavailable)?;
     let deadlines = Deadlines::of(config, app);
-    let (lane, waited) = applications.pools.lane(&app.name, launch, PATIENCE.min(deadlines.queue)).await?;
+    let lane = applications.pools.lane(&app.name, launch, PATIENCE.min(deadlines.queue)).await;
+    let (lane, waited) = lane.map_err(|reason| broken().unwrap_or_else(|| reason.into()))?;
     let ticket = lane.start(|out| request::put(out, &permit, &inbound, &body));
     body.send(&ticket, terms.pause);
 
@@ -124,6 +145,13 @@ async fn call(
     };
     served.queued_us = head.queued_us.saturating_add(micros(waited));
     Ok(respond(head, if head_only { body.without_content() } else { body }))
+}
+
+/// In development a version that does not start takes the place of the one before: who has just saved a mistake wants to
+/// see it, not what was there before.
+fn broken(pools: &Pools, app: &Application) -> Option<Unserved> {
+    let traceback = if app.reload { pools.broken(&app.name)? } else { return None };
+    Some(Unserved { reason: Reason::ApplicationUnavailable, traceback: Some(traceback) })
 }
 
 fn micros(duration: Duration) -> u32 {
@@ -159,6 +187,7 @@ pub async fn probe(config: &Config, application: &Application) -> Result<portcul
         deadlock: config.timeouts.deadlock,
         max_requests: None,
         log,
+        places: None,
         clock,
     })
     .await

@@ -101,7 +101,7 @@ impl Parent {
         let (log, words) = (start.log.of_worker(pid, start.clock.clone()), LastWords::default());
         let pipes = copy_output(output_of(&mut child), &log, &words);
         let mut process = Process::Started(child);
-        let mut control = Control::new(control, log)?;
+        let mut control = Control::new(control, log, start.places.clone())?;
         let (ready, _) = control.boot(&mut process, start.patience, pipes, &words).await?;
         tracing::info!(
             application = %start.launch.boot.application,
@@ -168,7 +168,7 @@ impl Tended {
                     tracing::error!(application = %self.application, "the process that preloaded it {how}, and its workers with it");
                     return;
                 }
-                ready = self.control.socket.readable() => if ready.is_err() || self.read().is_none() {
+                ready = self.control.readable() => if ready.is_err() || self.read().is_none() {
                     tracing::error!(application = %self.application, "the process that preloaded it broke the protocol and is replaced");
                     self.process.signal(Signal::KILL);
                     return;
@@ -228,6 +228,7 @@ impl Tended {
                 self.handles.extend(descriptors);
             }
         }
+        self.control.pace.took(length);
         self.control.input.extend_from_slice(&bytes[..length]);
         while let Some(frame) = take_frame(&mut self.control.input).ok()? {
             match frame.kind {

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -38,6 +38,8 @@ pub struct AppShared {
     /// Requests given to workers or waiting for one, over all data threads.
     pub under_way: AtomicU32,
     state: AtomicU8,
+    /// In development: why the newest version does not start.
+    broken: Mutex<Option<Arc<str>>>,
 }
 
 /// How an application is doing.
@@ -59,7 +61,8 @@ impl AppShared {
     /// An application about to start.
     #[must_use]
     pub fn new(name: Arc<str>) -> Self {
-        Self { name, under_way: AtomicU32::new(0), state: AtomicU8::new(AppState::Starting as u8) }
+        let state = AtomicU8::new(AppState::Starting as u8);
+        Self { name, under_way: AtomicU32::new(0), state, broken: Mutex::default() }
     }
 
     /// How it is doing.
@@ -71,6 +74,17 @@ impl AppShared {
             3 => AppState::Disabled,
             _ => AppState::Starting,
         }
+    }
+
+    /// In development: why the newest version does not start, if it does not.
+    #[must_use]
+    pub fn broken(&self) -> Option<Arc<str>> {
+        self.broken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says so, or that it does.
+    pub fn set_broken(&self, traceback: Option<&str>) {
+        *self.broken.lock().unwrap_or_else(PoisonError::into_inner) = traceback.map(Arc::from);
     }
 
     /// Says how it is doing.
@@ -282,6 +296,12 @@ impl Pools {
 
     fn get(&self, application: &str) -> Option<Rc<Pool>> {
         self.by_application.borrow().get(application).cloned()
+    }
+
+    /// In development: why the newest version of an application does not start, if it does not.
+    #[must_use]
+    pub fn broken(&self, application: &str) -> Option<Arc<str>> {
+        self.get(application)?.shared.broken()
     }
 
     /// Takes a place among the requests that an application has under way: before anything is kept for it.

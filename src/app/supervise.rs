@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use portcullis_wire::Level;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -22,6 +23,7 @@ use crate::{
         log::AppLog,
         nursery::Nursery,
         pool::{AppShared, AppState, PoolMessage, WorkerShared},
+        watch::Places,
         worker::{BootError, Start, Worker},
     },
     clock::{Clock, Timestamp},
@@ -64,6 +66,8 @@ pub struct Plan {
     pub max_memory: Option<u64>,
     /// Its log.
     pub log: AppLog,
+    /// Development: where its workers tell where its modules came from; a version that does not start is shown.
+    pub development: Option<Places>,
 }
 
 /// How one application is doing, for `status`.
@@ -465,6 +469,7 @@ impl Keeper {
                 );
                 self.attach(worker, events).await;
                 lock(&self.report).last_error = None;
+                self.shared.set_broken(None);
                 self.set_state(AppState::Running);
             }
             Event::Booted(Err(error)) => {
@@ -472,6 +477,7 @@ impl Keeper {
                 tracing::error!(application = %self.plan.name, log = %self.plan.log.location().display(), "the application did not start: {error}");
                 lock(&self.report).last_error = Some(error.to_string());
                 if self.workers.is_empty() {
+                    self.show_broken(&error.to_string());
                     self.set_state(AppState::Failed);
                 }
                 self.retry_later(BACK_OFF_MOST, events);
@@ -589,6 +595,7 @@ impl Keeper {
                 deadlock: plan.deadlock_timeout,
                 max_requests: plan.max_requests.map(|most| jittered(most, id)),
                 log: plan.log.clone(),
+                places: plan.development.clone(),
                 clock,
             };
             nursery.worker(start).await
@@ -652,9 +659,16 @@ impl Keeper {
         let new = match self.boot_all(&plan, &nursery).await {
             Ok(new) => new,
             Err(error) => {
-                self.say(&format!("the reload failed, the running version goes on: {error}"));
-                tracing::error!(application = %self.plan.name, "the reload failed, the running version goes on: {error}");
+                // Other workers than the running ones are for other rules, which then do not come into force.
+                let shown = plan.launch == self.plan.launch && self.show_broken(&error);
+                let instead =
+                    if shown { "this is what requests are answered with" } else { "the running version goes on" };
+                self.say(&format!("the reload failed, {instead}: {error}"));
+                tracing::error!(application = %self.plan.name, "the reload failed, {instead}: {error}");
                 lock(&self.report).last_error = Some(error.clone());
+                if shown {
+                    self.set_state(AppState::Failed);
+                }
                 let _ = reply.send(Err(error));
                 return;
             }
@@ -669,7 +683,8 @@ impl Keeper {
             self.attach(worker, events).await;
         }
         let _ = reply.send(Ok(outcome.clone()));
-        let replaced = if may_go.await.is_ok() {
+        let goes = may_go.await.is_ok();
+        let replaced = if goes {
             self.plan = plan;
             self.nursery = nursery;
             self.failures = 0;
@@ -681,6 +696,10 @@ impl Keeper {
             std::mem::replace(&mut self.workers, old)
         };
         self.retire(&ids(&replaced)).await;
+        if goes {
+            // Not before the old ones are out of reach: after a mistake comes the mended version, never an older one.
+            self.shared.set_broken(None);
+        }
         self.let_go(replaced);
     }
 
@@ -726,8 +745,18 @@ impl Keeper {
         report.workers = self.workers.iter().map(Running::report).collect();
     }
 
+    /// In development, has requests answered with why the application does not start; says whether they are.
+    fn show_broken(&self, error: &str) -> bool {
+        let develops = self.plan.development.is_some();
+        if develops {
+            self.shared.set_broken(Some(error));
+        }
+        develops
+    }
+
     fn say(&self, message: &str) {
-        self.plan.log.of_worker(0, self.clock.clone()).write("gate", "", "", message);
+        let level = Some(Level::Error);
+        self.plan.log.of_worker(0, self.clock.clone()).write("gate", level, "", "", message);
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use portcullis_wire::{Frame, Interrupt, Kind, Level, Log, Ready, begin, end, put_empty, take_frame};
+use portcullis_wire::{Frame, Interrupt, Kind, Level, Log, Modules, Ready, Source, begin, end, put_empty, take_frame};
 use rustix::process::Signal;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
@@ -22,10 +22,11 @@ use tokio::{
 use crate::{
     app::{
         launch::{LaneSockets, Launch, LaunchError, Launched},
-        log::{AppLog, WorkerLog},
+        log::{AppLog, Pace, WorkerLog},
         nursery::Parent,
         pool::{WorkerCommand, WorkerShared},
         process::{Process, describe},
+        watch::Places,
     },
     clock::Clock,
 };
@@ -42,6 +43,12 @@ const DUMP_GRACE: Duration = Duration::from_secs(2);
 
 /// The longest line of standard output that is kept whole.
 const MAX_LINE: u64 = 64 * 1024;
+
+/// Room made for one read of the control socket.
+const READ: usize = 16 * 1024;
+
+/// How the interpreter's last words begin, when it or `faulthandler` still finds time for them.
+const FATAL: &str = "Fatal Python error";
 
 /// Lines of standard error that are kept to explain a death.
 const LAST_WORDS: usize = 20;
@@ -93,6 +100,8 @@ pub struct Start<'a> {
     pub max_requests: Option<u64>,
     /// Where its words go.
     pub log: AppLog,
+    /// Who wants to know where its modules come from.
+    pub places: Option<Places>,
     /// For log times.
     pub clock: Clock,
 }
@@ -123,7 +132,7 @@ impl Worker {
         let words = LastWords::default();
         let log = start.log.of_worker(pid, start.clock);
         let pipes = copy_output(output, &log, &words);
-        let mut control = Control::new(control, log)?;
+        let mut control = Control::new(control, log, start.places)?;
         let (ready, pipes) = control.boot(&mut process, start.patience, pipes, &words).await?;
         let (commands, commanded) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::unbounded_channel();
@@ -175,15 +184,27 @@ impl Worker {
 pub(super) struct Control {
     pub(super) socket: UnixStream,
     pub(super) input: BytesMut,
+    pub(super) pace: Pace,
     log: WorkerLog,
+    places: Option<Places>,
 }
 
 impl Control {
-    pub(super) fn new(socket: std::os::unix::net::UnixStream, log: WorkerLog) -> Result<Self, LaunchError> {
+    pub(super) fn new(
+        socket: std::os::unix::net::UnixStream,
+        log: WorkerLog,
+        places: Option<Places>,
+    ) -> Result<Self, LaunchError> {
         let io = |source| LaunchError::Io { what: "control socket".into(), source };
         socket.set_nonblocking(true).map_err(io)?;
         let socket = UnixStream::from_std(socket).map_err(io)?;
-        Ok(Self { socket, input: BytesMut::new(), log })
+        Ok(Self { socket, input: BytesMut::new(), pace: Pace::default(), log, places })
+    }
+
+    /// Waits until there is something to read, and it is this process' turn.
+    pub(super) async fn readable(&mut self) -> std::io::Result<()> {
+        self.pace.rest().await;
+        self.socket.readable().await
     }
 
     /// Waits until the process says that its application is imported; ends it if that does not come.
@@ -213,6 +234,12 @@ impl Control {
                 Kind::Ready => return Ready::parse(&frame.payload).ok().map(Ok),
                 Kind::BootError => return Some(Err(String::from_utf8_lossy(&frame.payload).into_owned())),
                 Kind::Log => self.take_log(&frame)?,
+                Kind::Modules => {
+                    let modules = Modules::parse(&frame.payload).ok()?;
+                    if let Some(places) = &self.places {
+                        places.add(modules.0);
+                    }
+                }
                 _ => return None,
             }
         }
@@ -305,22 +332,25 @@ impl Control {
                     return None;
                 }
             }
-            if self.socket.read_buf(&mut self.input).await.ok()? == 0 {
-                return None;
+            self.pace.rest().await;
+            self.input.reserve(READ);
+            match self.socket.read_buf(&mut self.input).await.ok()? {
+                0 => return None,
+                read => self.pace.took(read),
             }
         }
     }
 
     pub(super) fn take_log(&self, frame: &Frame) -> Option<()> {
         let log = Log::parse(&frame.payload).ok()?;
-        let level = match log.level {
-            Level::Out => "stdout",
-            Level::Err => "stderr",
-            Level::Errors => "wsgi.errors",
-            Level::Warning => "warning",
-            Level::Error => "error",
+        let source = match log.source {
+            Source::Out => "stdout",
+            Source::Err => "stderr",
+            Source::Errors => "wsgi.errors",
+            Source::Warning => "warning",
+            Source::Error => "error",
         };
-        self.log.write(level, log.thread, log.request_id, log.text);
+        self.log.write(source, log.level, log.thread, log.request_id, log.text);
         Some(())
     }
 
@@ -466,18 +496,19 @@ pub(super) fn copy_output([out, err]: Output, log: &WorkerLog, words: &LastWords
 /// Copies a pipe to the log, line by line; a longer line than [`MAX_LINE`] is cut into several.
 async fn copy_lines(pipe: impl AsyncRead + Unpin, log: WorkerLog, stream: &'static str, words: Option<LastWords>) {
     let mut reader = BufReader::new(pipe);
-    let mut line = Vec::new();
+    let (mut line, mut pace) = (Vec::new(), Pace::default());
     loop {
         line.clear();
+        pace.rest().await;
         match (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line).await {
             Ok(0) | Err(_) => return,
-            Ok(_) => {}
+            Ok(read) => pace.took(read),
         }
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
         if let Some(words) = &words {
             words.push(text);
         }
-        log.write(stream, "", "", text);
+        log.write(stream, text.starts_with(FATAL).then_some(Level::Critical), "", "", text);
     }
 }

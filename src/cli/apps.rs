@@ -9,6 +9,7 @@ use super::{
     args::AppCommand,
     check::{self, Probe},
     context::Context,
+    logs,
     out::{Cell, Out, Style},
     status,
     users::or_dash,
@@ -28,6 +29,7 @@ pub(super) async fn app(context: &Context, command: AppCommand, out: &mut Out) -
         AppCommand::List => list(context, out).await,
         AppCommand::Show(args) => show(context, &*find(context, &args.name)?, out).await,
         AppCommand::Test(args) => test(context, &*find(context, &args.name)?, out).await,
+        AppCommand::Logs(args) => logs::logs(context, args, out).await,
         AppCommand::Reload(args) => reload(context, &*find(context, &args.name)?, out).await,
     }
 }
@@ -84,6 +86,7 @@ async fn show(context: &Context, app: &Application, out: &mut Out) -> Result {
         ("default", app.default.to_string()),
         ("roles inside", app.app_roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
         ("workers", format!("{} with {} threads each", app.workers, app.threads)),
+        ("development", if app.reload { "changed files reload it".to_owned() } else { String::new() }),
         ("log", status.map(|status| status.log.clone()).unwrap_or_default()),
     ])?;
     out.line("")?;
@@ -115,7 +118,12 @@ async fn reload(context: &Context, app: &Application, out: &mut Out) -> Result {
         Reply::Done if out.json => Ok(out.value(&json!({ "application": &*app.name, "reloaded": true }))?),
         Reply::Done => Ok(out.line(format_args!("`{}` runs with new workers", app.name))?),
         Reply::Failed { why } => {
-            out.error(&format!("`{}` goes on with its old workers, because the new ones did not start:", app.name));
+            let instead = if app.reload {
+                "answers with this until a change mends it, because its new workers did not start:"
+            } else {
+                "goes on with its old workers, because the new ones did not start:"
+            };
+            out.error(&format!("`{}` {instead}", app.name));
             if out.json {
                 out.value(&json!({ "application": &*app.name, "reloaded": false, "why": why }))?;
             } else {
@@ -127,7 +135,8 @@ async fn reload(context: &Context, app: &Application, out: &mut Out) -> Result {
     }
 }
 
-fn find(context: &Context, name: &str) -> Result<Arc<Application>> {
+/// The application of that name.
+pub(super) fn find(context: &Context, name: &str) -> Result<Arc<Application>> {
     let (applications, _warnings) = context.config.load_applications()?;
     // `notes` means `/notes`: nothing else can.
     let rooted = format!("/{name}");
@@ -176,6 +185,7 @@ fn app_json(context: &Context, app: &Application, status: Option<&AppStatus>) ->
         "serve_files": serve_word(app.serve_files),
         "default": app.default.to_string(),
         "app_roles": app.app_roles.iter().map(|role| role.as_str()).collect::<Vec<_>>(),
+        "reload": app.reload,
         "workers": app.workers,
         "threads": app.threads,
         "running": status,

@@ -31,7 +31,7 @@ Get going:
 While it runs:
   status       Show how the running gateway is
   reload       Bring changed configuration and policies into force
-  app          Applications: list, show, test, reload
+  app          Applications: list, show, logs, test, reload
 
 Who may:
   user         People who sign in
@@ -114,11 +114,11 @@ pub enum Command {
     /// All or nothing: if there is a mistake anywhere, what was in force stays in force, and the mistakes are shown.
     #[command(after_help = "Examples:\n  portcullis reload\n  portcullis check && portcullis reload")]
     Reload,
-    /// Applications: list, show, test, reload
+    /// Applications: list, show, logs, test, reload
     #[command(
         subcommand,
         after_help = "Examples:\n  portcullis app list\n  portcullis app show /notes\n  \
-                                        portcullis app test /notes"
+                                        portcullis app logs /notes --follow\n  portcullis app test /notes"
     )]
     App(AppCommand),
     /// People who sign in
@@ -226,6 +226,16 @@ pub enum AppCommand {
     /// One application
     #[command(after_help = "Examples:\n  portcullis app show /notes")]
     Show(AppName),
+    /// What an application printed and logged, the newest last
+    ///
+    /// Reads its log (wsgi.log) and the rotated ones before it; no gateway has to be running. Each line has the time in UTC,
+    /// the level where it is known (records of `logging`, warnings, tracebacks), the worker's process and thread, and the
+    /// id of the request that it belongs to.
+    #[command(after_help = "Examples:\n  portcullis app logs /notes\n  \
+                            portcullis app logs /notes --follow --level warning\n  \
+                            portcullis app logs /notes --request 41d3e92bf5447911\n  \
+                            portcullis --json app logs /notes --since 1h | jq -r .message")]
+    Logs(AppLogs),
     /// Import one application in a worker of its own and show its traceback
     #[command(after_help = "Examples:\n  portcullis app test /notes")]
     Test(AppName),
@@ -242,6 +252,29 @@ pub struct AppName {
     /// Its name: `/notes`
     #[arg(value_name = "NAME")]
     pub name: String,
+}
+
+/// `app logs`
+#[derive(Debug, Args)]
+pub struct AppLogs {
+    /// Its name: `/notes`
+    #[arg(value_name = "NAME")]
+    pub name: String,
+    /// Go on with what is written from now on, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The newest N only; 100 if neither this nor --since nor --request is given
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<usize>,
+    /// From then on: 10m, 2h, 7d (ago), 2026-11-01 or 2026-11-01T08:00:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse::since)]
+    pub since: Option<Since>,
+    /// Of this request only; its id is on refusal pages, in access.log and in environ (portcullis.request_id)
+    #[arg(long, value_name = "ID")]
+    pub request: Option<String>,
+    /// This level or worse: debug, info, warning, error, critical; leaves out lines whose level is not known
+    #[arg(long, value_name = "LEVEL", value_parser = parse::level)]
+    pub level: Option<portcullis_wire::Level>,
 }
 
 /// `explain`

@@ -14,6 +14,8 @@ mod check;
 mod context;
 mod explain;
 mod init;
+mod log_files;
+mod logs;
 mod out;
 mod parse;
 mod secrets;

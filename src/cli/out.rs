@@ -174,19 +174,22 @@ impl Out {
 
 /// Control characters made visible: what an attacker wrote into a request must not steer the operator's terminal.
 pub(super) fn printable(text: &str) -> String {
-    // Bidirectional overrides reorder what is read, not what is there.
-    let hostile = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if !text.contains(hostile) {
+    if !text.contains(is_hostile) {
         return text.to_owned();
     }
     text.chars().fold(String::new(), |mut shown, c| {
-        if hostile(c) {
+        if is_hostile(c) {
             shown.extend(c.escape_default())
         } else {
             shown.push(c)
         }
         shown
     })
+}
+
+/// Whether a terminal would obey a character, or show what comes after it in another order than it is in.
+pub(super) fn is_hostile(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn paint(color: bool, style: Style, text: &str) -> String {

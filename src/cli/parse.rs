@@ -2,6 +2,8 @@
 
 use std::str::FromStr as _;
 
+use portcullis_wire::Level;
+
 use crate::{
     clock::Timestamp,
     model::{Method, Name},
@@ -55,6 +57,12 @@ pub(super) fn name(text: &str) -> Result<Name, String> {
 /// An authentication method.
 pub(super) fn method(text: &str) -> Result<Method, String> {
     Method::from_word(text).ok_or_else(|| format!("one of {}", Method::ALL.map(Method::word).join(", ")))
+}
+
+/// A level of an application's log.
+pub(super) fn level(text: &str) -> Result<Level, String> {
+    let level = Level::ALL.into_iter().find(|level| level.word() == text);
+    level.ok_or_else(|| format!("one of {}", Level::ALL.map(Level::word).join(", ")))
 }
 
 /// `90d`, `never`.

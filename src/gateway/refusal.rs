@@ -1,11 +1,14 @@
 //! Every way to say no, through one door: one status, one page, one log line, one audit record, one reason id.
 
-use std::borrow::Cow;
+mod pages;
+
+use std::{borrow::Cow, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 
+use self::pages::Shown;
 use crate::{
-    app::body::Body,
+    app::{Unserved, body::Body},
     model::{Method, MethodSet, Reason, RuleId},
     policy::Denial,
     target::BadTarget,
@@ -24,6 +27,8 @@ pub struct Refusal {
     pub sign_in: Option<MethodSet>,
     /// What was wrong with the request, for the client.
     detail: Option<Cow<'static, str>>,
+    /// In development: why the application does not start. For a client that was permitted to use it, and nobody else.
+    traceback: Option<Arc<str>>,
     /// What `Allow` says when the method was the reason (RFC 9110 section 15.5.6).
     allow: &'static str,
 }
@@ -31,13 +36,20 @@ pub struct Refusal {
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         let public = (reason == Reason::ApplicationDisabled).then_some(Reason::NoApplication);
-        Self { reason, public, rule: None, sign_in: None, detail: None, allow: "GET, HEAD" }
+        Self { reason, public, rule: None, sign_in: None, detail: None, traceback: None, allow: "GET, HEAD" }
     }
 }
 
 impl From<Denial> for Refusal {
     fn from(denial: Denial) -> Self {
         Self { rule: denial.rule, sign_in: denial.sign_in, ..denial.reason.into() }
+    }
+}
+
+impl From<Unserved> for Refusal {
+    fn from(unserved: Unserved) -> Self {
+        let detail = unserved.traceback.as_ref().map(|_| BROKEN.into());
+        Self { traceback: unserved.traceback, detail, ..unserved.reason.into() }
     }
 }
 
@@ -50,6 +62,10 @@ impl From<BadTarget> for Refusal {
         Self { detail: Some(sentence.into()), ..bad.reason().into() }
     }
 }
+
+/// Stands above a traceback.
+const BROKEN: &str = "The application does not start. Its policy has reload = true, so you see why; once that is mended \
+                      and saved, this goes away by itself.";
 
 /// How a client likes to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,14 +140,8 @@ impl Refusal {
         let status = self.status();
         let shown = self.public.unwrap_or(self.reason);
         let says = self.detail.as_deref().unwrap_or_else(|| sentence(shown));
-        let (kind, body) = match taste {
-            Taste::Html => ("text/html; charset=utf-8", page(status, says, shown, request_id)),
-            Taste::Json => ("application/json", json(status, says, shown, request_id)),
-            Taste::Text => (
-                "text/plain; charset=utf-8",
-                format!("{} {}\n{says}\nreason: {shown}\nrequest: {request_id}\n", status.as_u16(), title(status)),
-            ),
-        };
+        let shown = Shown { status, says, reason: shown, request_id, traceback: self.traceback.as_deref() };
+        let (kind, body) = pages::render(&shown, taste);
         let mut response = Response::new(Body::full(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -148,7 +158,7 @@ impl Refusal {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        insert(headers, HeaderName::from_static("portcullis-reason"), shown.id());
+        insert(headers, HeaderName::from_static("portcullis-reason"), shown.reason.id());
         insert(headers, HeaderName::from_static("portcullis-request"), request_id);
         if let Some(seconds) = retry_after(self.reason) {
             insert(headers, header::RETRY_AFTER, seconds);
@@ -229,10 +239,6 @@ const fn retry_after(reason: Reason) -> Option<&'static str> {
     }
 }
 
-fn title(status: StatusCode) -> &'static str {
-    status.canonical_reason().unwrap_or("Refused")
-}
-
 /// What happened and what the reader can do, in one sentence.
 const fn sentence(reason: Reason) -> &'static str {
     match reason {
@@ -265,51 +271,6 @@ const fn sentence(reason: Reason) -> &'static str {
         Reason::ApplicationError => "The application failed.",
         Reason::Internal => "Something went wrong.",
     }
-}
-
-fn json(status: StatusCode, says: &str, reason: Reason, request_id: &str) -> String {
-    serde_json::json!({
-        "status": status.as_u16(),
-        "error": says,
-        "reason": reason.id(),
-        "request": request_id,
-    })
-    .to_string()
-        + "\n"
-}
-
-/// A page without anything a client sent, so there is nothing to escape.
-fn page(status: StatusCode, says: &str, reason: Reason, request_id: &str) -> String {
-    let (code, title) = (status.as_u16(), title(status));
-    format!(
-        r#"<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{code} {title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 0; min-height: 100vh; display: grid; place-items: center; font: 1rem/1.6 system-ui, sans-serif;
-  background: light-dark(#f5f5f2, #191a1c); color: light-dark(#222, #ddd); }}
-main {{ max-width: 30rem; padding: 2rem; }}
-h1 {{ font-size: 1.5rem; font-weight: 600; margin: 0 0 .5rem; }}
-p {{ margin: 0 0 1.5rem; }}
-dl {{ display: grid; grid-template-columns: auto 1fr; gap: .2rem 1rem; margin: 0; padding-top: 1rem; font-size: .85rem;
-  border-top: 1px solid light-dark(#d8d8d2, #36383c); color: light-dark(#666, #999); }}
-dd {{ margin: 0; font-family: ui-monospace, monospace; }}
-</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-<p>{says}</p>
-<dl><dt>Status</dt><dd>{code}</dd><dt>Reason</dt><dd>{reason}</dd><dt>Request</dt><dd>{request_id}</dd></dl>
-</main>
-</body>
-</html>
-"#
-    )
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use super::{
     rule::{Effect, Pattern, Rule, Trie, Who, list},
 };
 use crate::{
-    model::{Method, MethodSet, RuleId},
+    model::{Method, MethodSet, RuleId, SecurityLevel},
     target::Mount,
     written::{File, Problem, Severity, Source, Value, absolute, is_namespace, nearest},
 };
@@ -82,6 +82,7 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
     let namespace_written = app.namespace.is_some();
     let namespace = app.namespace.as_ref().map(|namespace| declared(namespace, context));
     let directory = app.directory.as_ref().map(|directory| existing(directory, source, context));
+    let reload = app.reload.as_ref().is_some_and(|reload| develops(reload, context.level));
     // Everything was looked at; from here on a gap means that a problem was reported.
     let (mount, name) = app.name?;
     let namespace = namespace.unwrap_or_else(|| implicit_namespace(&mount, &name));
@@ -104,6 +105,7 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
         pass_authorization: app.pass_authorization.unwrap_or(false),
         identity_headers: app.identity_headers.unwrap_or(false),
         stream_bodies: app.stream_bodies.unwrap_or(false),
+        reload,
         body_bytes: app.body_bytes,
         queue_timeout: app.queue_timeout,
         request_timeout: app.request_timeout,
@@ -153,6 +155,19 @@ fn existing((path, value): &At<'_, String>, source: &Source, context: Context<'_
         value.warning(format!("there is no directory `{}`", crate::written::shown(path)), help);
     }
     directory
+}
+
+/// Development is no state to leave an installation in: it watches files, and shows tracebacks to whoever may use the
+/// application.
+fn develops((reload, value): &At<'_, bool>, level: SecurityLevel) -> bool {
+    if *reload && level == SecurityLevel::LockedDown {
+        let help = "it shows tracebacks to clients; leave it out, and use `portcullis app reload`";
+        value.error(format!("`reload` is for development, and the security level is {level}"), help);
+    } else if *reload {
+        let help = "changed files take effect by themselves, and who may use the application sees its tracebacks";
+        value.warning("`reload` is for development", help);
+    }
+    *reload
 }
 
 fn warn_of_forbidden(methods: MethodSet, system: MethodSet, value: &Value<'_>) {

@@ -53,7 +53,7 @@ pub use permit::{Denial, Permit};
 pub use rule::{Effect, Rule};
 
 use crate::{
-    model::{MethodSet, Name, Principal, Reason, RuleId},
+    model::{MethodSet, Name, Principal, Reason, RuleId, SecurityLevel},
     target::{Mount, Target},
     written::Problem,
 };
@@ -134,6 +134,8 @@ pub struct Application {
     pub identity_headers: bool,
     /// Whether request bodies are streamed to it.
     pub stream_bodies: bool,
+    /// Development: whether changed files reload it.
+    pub reload: bool,
     /// Largest request body, bytes; `None` is the system's limit.
     pub body_bytes: Option<u64>,
     /// Longest wait for a thread; `None` is the system's.
@@ -202,6 +204,8 @@ pub struct Question<'a> {
 pub struct Context<'a> {
     /// The methods that the system policy enables.
     pub system: MethodSet,
+    /// The security level.
+    pub level: SecurityLevel,
     /// The namespaces that `portcullis.toml` declares.
     pub namespaces: &'a BTreeSet<String>,
     /// Whether a directory exists: the file system is an argument, so that loading stays reproducible.

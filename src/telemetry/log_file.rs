@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -71,8 +71,7 @@ impl LogWriter {
             return LogFile { to: Arc::clone(&self.shared), file: known };
         }
         let to = To::File(Rotated { path: path.to_path_buf(), max_bytes: max_bytes.max(1), keep });
-        let file =
-            Arc::new(Open { to, lost: AtomicU64::new(0), reopen: AtomicBool::new(false), now: Mutex::default() });
+        let file = Arc::new(Open::new(to));
         queue.files.push(Arc::downgrade(&file));
         LogFile { to: Arc::clone(&self.shared), file }
     }
@@ -80,9 +79,7 @@ impl LogWriter {
     /// Standard error, written by the same thread: a terminal that stands still holds up nobody.
     #[must_use]
     pub fn standard_error(&self) -> LogFile {
-        let (lost, reopen) = (AtomicU64::new(0), AtomicBool::new(false));
-        let file = Open { to: To::StandardError, lost, reopen, now: Mutex::default() };
-        LogFile { to: Arc::clone(&self.shared), file: Arc::new(file) }
+        LogFile { to: Arc::clone(&self.shared), file: Arc::new(Open::new(To::StandardError)) }
     }
 
     /// Opens every file anew before its next line.
@@ -134,12 +131,15 @@ impl LogFile {
             return;
         }
         let mut queue = self.to.queue();
-        if queue.closed || queue.bytes + lines.len() > self.to.limit {
+        let mine = self.file.waiting.load(Ordering::Relaxed) + lines.len();
+        let most = self.file.most.load(Ordering::Relaxed);
+        if queue.closed || queue.bytes + lines.len() > self.to.limit || mine > most {
             drop(queue);
             self.file.lost.fetch_add(count(&lines), Ordering::Relaxed);
             return;
         }
         queue.bytes += lines.len();
+        self.file.waiting.store(mine, Ordering::Relaxed);
         queue.batches.push((Arc::clone(&self.file), lines));
         // A writer that is awake, or was just woken, looks by itself.
         let wake = queue.idle || (queue.bytes >= ENOUGH && !queue.hurry);
@@ -149,6 +149,13 @@ impl LogFile {
         if wake {
             self.to.bell.notify_all();
         }
+    }
+
+    /// The same file, for which no more than `most` bytes may wait: whoever floods it must not cost other files their lines.
+    #[must_use]
+    pub fn at_most(self, most: usize) -> Self {
+        self.file.most.store(most, Ordering::Relaxed);
+        self
     }
 
     /// How many lines were lost and not yet admitted to in the file.
@@ -206,7 +213,9 @@ impl Shared {
             queue = self.bell.wait_timeout_while(queue, LINGER, more).unwrap_or_else(PoisonError::into_inner).0;
         }
         (queue.bytes, queue.hurry) = (0, false);
-        Some(std::mem::take(&mut queue.batches))
+        let batches = std::mem::take(&mut queue.batches);
+        batches.iter().for_each(|(file, _)| file.waiting.store(0, Ordering::Relaxed));
+        Some(batches)
     }
 }
 
@@ -229,6 +238,10 @@ struct Open {
     to: To,
     lost: AtomicU64,
     reopen: AtomicBool,
+    /// Bytes that wait for it; changed only under the lock of the queue.
+    waiting: AtomicUsize,
+    /// Most bytes that may wait for it, below what may wait for all.
+    most: AtomicUsize,
     /// Only the writer's thread looks at it.
     now: Mutex<Now>,
 }
@@ -255,6 +268,17 @@ struct Now {
 }
 
 impl Open {
+    fn new(to: To) -> Self {
+        Self {
+            to,
+            lost: AtomicU64::new(0),
+            reopen: AtomicBool::new(false),
+            waiting: AtomicUsize::new(0),
+            most: AtomicUsize::new(usize::MAX),
+            now: Mutex::default(),
+        }
+    }
+
     fn piece(&self) -> usize {
         match &self.to {
             To::File(rotated) => usize::try_from(rotated.max_bytes).unwrap_or(ENOUGH).min(ENOUGH),

@@ -157,6 +157,22 @@ fn more_than_can_wait_is_lost_and_counted_without_waiting() {
 }
 
 #[test]
+fn one_file_that_is_flooded_costs_no_other_its_lines() {
+    let shared = Shared { queue: Mutex::new(Queue::default()), bell: Condvar::new(), limit: 1000 };
+    let writer = LogWriter { shared: Arc::new(shared), thread: None };
+    let flooded = writer.open(Path::new("flooded.log"), 1000, 1).at_most(100);
+    let other = writer.open(Path::new("other.log"), 1000, 1);
+    for _ in 0..1000 {
+        flooded.write_lines(b"123456789\n".to_vec());
+    }
+    other.write_lines(vec![b'\n'; 900]);
+    assert_eq!((flooded.lost(), other.lost()), (990, 0));
+    assert_eq!(writer.shared.take().map(|batches| batches.len()), Some(11));
+    flooded.write_lines(b"room again\n".to_vec());
+    assert_eq!(flooded.lost(), 990);
+}
+
+#[test]
 fn everything_is_written_at_the_end_and_nothing_after_it() {
     let desk = Desk::new();
     let log = desk.writer.open(&desk.path("a.log"), 1 << 20, 1);

@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::{
     Malformed,
-    frame::{Reader, put_string},
+    frame::{Reader, put_count, put_string},
 };
 
 /// What a worker is told before it imports anything.
@@ -28,6 +28,8 @@ pub struct Boot {
     pub preload: bool,
     /// Also give the identity as `HTTP_REMOTE_USER` and its kin.
     pub identity_headers: bool,
+    /// Say which directories its modules come from: see [`Modules`].
+    pub development: bool,
     /// `SERVER_SOFTWARE`.
     pub software: String,
 }
@@ -39,6 +41,7 @@ impl Boot {
         out.put_u8(u8::from(self.multiprocess));
         out.put_u8(u8::from(self.preload));
         out.put_u8(u8::from(self.identity_headers));
+        out.put_u8(u8::from(self.development));
         for field in [&self.application, &self.namespace, &self.directory, &self.module, &self.callable, &self.software]
         {
             put_string(out, field.as_bytes());
@@ -56,6 +59,7 @@ impl Boot {
             multiprocess: r.u8("multiprocess")? == 1,
             preload: r.u8("preload")? == 1,
             identity_headers: r.u8("identity headers")? == 1,
+            development: r.u8("development")? == 1,
             application: r.text("application")?.to_owned(),
             namespace: r.text("namespace")?.to_owned(),
             directory: r.text("directory")?.to_owned(),
@@ -94,10 +98,39 @@ impl Ready {
     }
 }
 
-/// Where a line came from and how bad it is.
+/// The directories that an application's modules were imported from, as far as they lie outside its own and outside the
+/// interpreter's: what development watches besides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Modules(
+    /// Absolute paths.
+    pub Vec<String>,
+);
+
+impl Modules {
+    /// Writes the payload of a [`crate::Kind::Modules`] frame.
+    pub fn put(&self, out: &mut BytesMut) {
+        put_count(out, self.0.len());
+        for directory in &self.0 {
+            put_string(out, directory.as_bytes());
+        }
+    }
+
+    /// Reads that payload.
+    ///
+    /// # Errors
+    /// Any payload that [`Modules::put`] could not have written.
+    pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader(payload);
+        let count = r.u16("number of directories")?;
+        let directories = (0..count).map(|_| r.text("directory").map(str::to_owned)).collect::<Result<_, _>>()?;
+        r.finish("bytes after the directories").map(|()| Self(directories))
+    }
+}
+
+/// Where a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Level {
+pub enum Source {
     /// `sys.stdout`.
     Out = 0,
     /// `sys.stderr`.
@@ -110,11 +143,46 @@ pub enum Level {
     Error = 4,
 }
 
-/// One line, or one traceback, for the application's log.
+/// How bad it is, in the words of Python's `logging`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Level {
+    /// For who looks for a mistake.
+    Debug = 1,
+    /// Worth knowing.
+    Info = 2,
+    /// May become a problem.
+    Warning = 3,
+    /// Something failed.
+    Error = 4,
+    /// Everything failed.
+    Critical = 5,
+}
+
+impl Level {
+    /// Every level, the least first.
+    pub const ALL: [Self; 5] = [Self::Debug, Self::Info, Self::Warning, Self::Error, Self::Critical];
+
+    /// The word in logs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// One line, one record or one traceback, for the application's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log<'a> {
     /// Where it came from.
-    pub level: Level,
+    pub source: Source,
+    /// How bad it is, where that is known.
+    pub level: Option<Level>,
     /// Request id, empty outside a request.
     pub request_id: &'a str,
     /// Name of the Python thread.
@@ -126,7 +194,8 @@ pub struct Log<'a> {
 impl<'a> Log<'a> {
     /// Writes the payload of a [`crate::Kind::Log`] frame.
     pub fn put(&self, out: &mut BytesMut) {
-        out.put_u8(self.level as u8);
+        out.put_u8(self.source as u8);
+        out.put_u8(self.level.map_or(0, |level| level as u8));
         for field in [self.request_id, self.thread, self.text] {
             put_string(out, field.as_bytes());
         }
@@ -138,16 +207,23 @@ impl<'a> Log<'a> {
     /// Any payload that [`Log::put`] could not have written.
     pub fn parse(payload: &'a [u8]) -> Result<Self, Malformed> {
         let mut r = Reader(payload);
-        let level = match r.u8("log level")? {
-            0 => Level::Out,
-            1 => Level::Err,
-            2 => Level::Errors,
-            3 => Level::Warning,
-            4 => Level::Error,
-            _ => return Err(Malformed("log level")),
+        let source = match r.u8("log source")? {
+            0 => Source::Out,
+            1 => Source::Err,
+            2 => Source::Errors,
+            3 => Source::Warning,
+            4 => Source::Error,
+            _ => return Err(Malformed("log source")),
         };
-        let log = Self { level, request_id: r.text("request id")?, thread: r.text("thread")?, text: r.text("text")? };
-        r.finish("bytes after a log line").map(|()| log)
+        let level = match r.u8("log level")? {
+            0 => None,
+            byte => {
+                let known = Level::ALL.into_iter().find(|level| *level as u8 == byte);
+                Some(known.ok_or(Malformed("log level"))?)
+            }
+        };
+        let (request_id, thread, text) = (r.text("request id")?, r.text("thread")?, r.text("text")?);
+        r.finish("bytes after a log line").map(|()| Self { source, level, request_id, thread, text })
     }
 }
 
@@ -194,10 +270,12 @@ mod tests {
             multiprocess: true,
             preload: true,
             identity_headers: false,
+            development: true,
             software: "Portcullis/0.1".into(),
         };
         let ready = Ready { python: "3.11.7".into(), import_ms: 12 };
-        let log = Log { level: Level::Errors, request_id: "r", thread: "MainThread", text: "hé" };
+        let modules = Modules(vec!["/srv/shared".into(), "/srv/other".into()]);
+        let line = Log { source: Source::Errors, level: None, request_id: "r", thread: "MainThread", text: "hé" };
         let interrupt = Interrupt { lane: 1, request: 9 };
         let mut out = BytesMut::new();
         boot.put(&mut out);
@@ -208,8 +286,16 @@ mod tests {
         assert_eq!(Ready::parse(&out), Ok(ready));
         assert!((0..out.len()).all(|cut| Ready::parse(&out[..cut]).is_err()));
         out.clear();
-        log.put(&mut out);
-        assert_eq!(Log::parse(&out), Ok(log));
+        modules.put(&mut out);
+        assert_eq!(Modules::parse(&out), Ok(modules));
+        assert!((0..out.len()).all(|cut| Modules::parse(&out[..cut]).is_err()));
+        for level in Level::ALL.map(Some).into_iter().chain([None]) {
+            let log = Log { level, ..line.clone() };
+            out.clear();
+            log.put(&mut out);
+            assert_eq!(Log::parse(&out), Ok(log));
+            assert!((0..out.len()).all(|cut| Log::parse(&out[..cut]).is_err()));
+        }
         out.clear();
         interrupt.put(&mut out);
         assert_eq!(Interrupt::parse(&out), Ok(interrupt));

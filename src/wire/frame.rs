@@ -87,6 +87,9 @@ pub enum Kind {
     Forked = 52,
     /// Control, worker: the process `u32` has ended with the wait status `i32`.
     Exited = 53,
+    /// Control, worker: where the application's modules come from, before [`Kind::Ready`] or [`Kind::BootError`] and only
+    /// in development; see [`crate::Modules`].
+    Modules = 54,
 }
 
 impl Kind {
@@ -120,6 +123,7 @@ impl Kind {
             51 => Self::Pong,
             52 => Self::Forked,
             53 => Self::Exited,
+            54 => Self::Modules,
             _ => return None,
         })
     }

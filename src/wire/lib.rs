@@ -21,7 +21,8 @@
 //! ```
 //!
 //! Each worker also has one *control* socket with the same framing (request 0): [`Kind::Boot`], lanes as
-//! descriptors (two sockets each: frames, and files), [`Kind::Ready`] or [`Kind::BootError`], [`Kind::Log`], [`Kind::Interrupt`], [`Kind::Ping`] and [`Kind::Pong`], [`Kind::Stop`].
+//! descriptors (two sockets each: frames, and files), [`Kind::Modules`] in development, [`Kind::Ready`] or
+//! [`Kind::BootError`], [`Kind::Log`], [`Kind::Interrupt`], [`Kind::Ping`] and [`Kind::Pong`], [`Kind::Stop`].
 //!
 //! Neither side trusts the other: every length is checked before it is used, every payload parser returns
 //! [`Malformed`] instead of panicking, and nothing here allocates by a length that was merely announced.
@@ -31,7 +32,7 @@ mod frame;
 mod request;
 mod response;
 
-pub use control::{Boot, Interrupt, Level, Log, Ready};
+pub use control::{Boot, Interrupt, Level, Log, Modules, Ready, Source};
 pub use frame::{
     Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, NOT_BEGUN, begin, end, put_empty, put_frame, put_u32,
     take_frame, u32_payload,

@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use portcullis_wire::{Boot, Interrupt, Kind, Level, Malformed, Ready, u32_payload};
+use bytes::BytesMut;
+use portcullis_wire::{Boot, Interrupt, Kind, Malformed, Modules, Ready, u32_payload};
 use pyo3::{
     exceptions::{PyOSError, PyRuntimeError},
     ffi::c_str,
@@ -24,8 +24,7 @@ use crate::{
     control::{self, Inbox, MAX_LANES, adopt_stdin},
     crew::{self, Crew, crew},
     lane::Lane,
-    logs::Stream,
-    nursery,
+    logs, nursery,
     run::serve,
 };
 
@@ -50,13 +49,13 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     let Some((boot, mut lanes)) = py.detach(|| receive_orders(control, &mut inbox)).map_err(broken)? else {
         return Ok(());
     };
-    let streams = replace_streams(py)?;
+    logs::install(py)?;
     let began = Instant::now();
     let application = match load(py, &boot) {
         Ok(application) => application,
         Err(text) => {
-            streams.iter().for_each(|stream| stream.get().finish(py));
-            py.detach(|| control.send(Kind::BootError, text.as_bytes()));
+            logs::finish_printed(py);
+            py.detach(|| control.send(Kind::BootError, logs::cut(&text).as_bytes()));
             // Threads that a half-imported application has left behind must not keep the process.
             return leave_at_once(py, BOOT_ERROR);
         }
@@ -131,24 +130,28 @@ fn receive_orders(control: &control::Control, inbox: &mut Inbox) -> rustix::io::
     Ok(Some((boot, lanes)))
 }
 
-fn replace_streams(py: Python<'_>) -> PyResult<[Py<Stream>; 2]> {
-    let sys = py.import("sys")?;
-    let out = Py::new(py, Stream::new(Level::Out, Bytes::new()))?;
-    let err = Py::new(py, Stream::new(Level::Err, Bytes::new()))?;
-    sys.setattr("stdout", &out)?;
-    sys.setattr("stderr", &err)?;
-    Ok([out, err])
-}
-
 /// Imports the application; the error is for people.
 fn load(py: Python<'_>, boot: &Boot) -> Result<Py<PyAny>, String> {
     let code = c_str!(include_str!("load.py"));
     let loader = PyModule::from_code(py, code, c"<portcullis>", c"portcullis_load").map_err(|e| e.to_string())?;
-    let application = loader.call_method1("load", (&boot.directory, &boot.module, &boot.callable));
-    application.map(Bound::unbind).map_err(|error| {
+    let loaded = loader.call_method1("load", (&boot.directory, &boot.module, &boot.callable));
+    let error = loaded.as_ref().err().map(|error| error.value(py));
+    if boot.development {
+        let directories = loader.call_method1("directories", (&boot.directory, error));
+        say_modules(py, directories.and_then(|directories| directories.extract()).unwrap_or_default());
+    }
+    loaded.map(Bound::unbind).map_err(|error| {
         let explained = loader.call_method1("explain", (error.value(py),)).and_then(|text| text.extract());
         explained.unwrap_or_else(|_| error.to_string())
     })
+}
+
+/// Tells where modules came from, also those of an import that failed: the mistake may be in one of them.
+fn say_modules(py: Python<'_>, directories: Vec<String>) {
+    let Some(control) = control::control() else { return };
+    let mut payload = BytesMut::new();
+    Modules(directories).put(&mut payload);
+    py.detach(|| control.send(Kind::Modules, &payload));
 }
 
 fn start_crew(

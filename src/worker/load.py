@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 
+MOST_DIRECTORIES = 100  # a frame holds half a MiB, and a path may have 4 KiB
 OWN_FILES = ("<portcullis>", "<string>", importlib.__file__)
 
 
@@ -78,6 +79,39 @@ def explain(error):
     while tb and tb.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
         tb = tb.tb_next
     return "".join(traceback.format_exception(type(error), error, tb)).rstrip()
+
+
+def directories(own, error=None):
+    """Where code comes from that is neither the application's directory nor Python's: what development watches too.
+
+    Those on `sys.path` are among them, and those that a failed import went through: a module that breaks is in
+    `sys.modules` no more.
+    """
+    files = [vars(module).get("__file__") for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+    found = [os.path.dirname(file) for file in files + files_of(error) if isinstance(file, str)]
+    theirs = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix, sys.exec_prefix, sys.base_exec_prefix)}
+    own = os.path.realpath(own)
+    kept = []
+    for directory in sorted({os.path.realpath(directory) for directory in found + [p for p in sys.path if isinstance(p, str)] if directory}):
+        installed = {"site-packages", "dist-packages"}.intersection(directory.split(os.sep))
+        if not installed and os.path.isdir(directory) and not any(is_below(directory, place) for place in theirs | {own}):
+            kept.append(directory)
+    return kept[:MOST_DIRECTORIES]
+
+
+def files_of(error):
+    """The files that an exception and its causes went through."""
+    files, seen = [], set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        files += [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+        files.append(getattr(error, "filename", None) if isinstance(error, SyntaxError) else None)
+        error = error.__cause__ or error.__context__
+    return [file for file in files if isinstance(file, str) and os.path.isabs(file)]
+
+
+def is_below(path, directory):
+    return path == directory or path.startswith(directory.rstrip(os.sep) + os.sep)
 
 
 def modules_in(directory):

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use portcullis_wire::{BodyKind, Boot, FailKind, Level, RequestHead};
+use portcullis_wire::{BodyKind, Boot, FailKind, Level, RequestHead, Source};
 use pyo3::{
     exceptions::PyConnectionAbortedError,
     intern,
@@ -23,7 +23,7 @@ use crate::{
     environ::Environ,
     exchange::Ticket,
     input::Input,
-    logs::{Stream, report},
+    logs::{self, Stream, report},
     python,
     respond::{Ended, StartResponse, fail},
     wrapper::FileWrapper,
@@ -80,10 +80,12 @@ impl Runner<'_> {
         let ticket = Ticket { lane: job.lane, request: job.request, serial: job.serial, seat: turn.seat };
         let queued_us = turn.began.map_or(0, |began| micros(began.saturating_duration_since(job.arrived)));
         let request_id = job.payload.slice_ref(head.request_id.as_bytes());
+        logs::begin_request(request_id.clone());
         let whole = catch_unwind(AssertUnwindSafe(|| {
             let answer = self.answer(py, &head, &job.payload, ticket, queued_us, &request_id);
             answer.map_err(|failure| self.explain(py, &head, ticket, &request_id, failure))
         }));
+        logs::end_request(py);
         let kind = match whole {
             Ok(Ok(())) => return,
             Ok(Err(kind)) => kind,
@@ -106,7 +108,7 @@ impl Runner<'_> {
         request_id: &Bytes,
     ) -> Result<(), Failure> {
         let environ = self.environ.fill(py, head)?;
-        let errors = Bound::new(py, Stream::new(Level::Errors, request_id.clone()))?;
+        let errors = Bound::new(py, Stream::new(Source::Errors, request_id.clone()))?;
         environ.set_item(intern!(py, "wsgi.errors"), &errors)?;
         if head.body_kind == BodyKind::Follows {
             environ.set_item(intern!(py, "wsgi.input"), Bound::new(py, Input::following(ticket))?)?;

@@ -37,18 +37,25 @@ pub struct Setup {
     level: &'static str,
     config: Vec<(&'static str, String)>,
     policies: Vec<(String, String)>,
+    namespaces: String,
 }
 
 impl Setup {
     /// An installation of a level, without applications.
     pub fn level(level: &'static str) -> Self {
         let cheap = LEAST_PASSWORD_COST.map(|line| ("passwords", line.to_owned()));
-        Self { level, config: cheap.to_vec(), policies: Vec::new() }
+        Self { level, config: cheap.to_vec(), policies: Vec::new(), namespaces: String::new() }
     }
 
     /// Adds a line to a section of `portcullis.toml`.
     pub fn config(mut self, section: &'static str, line: &str) -> Self {
         self.config.push((section, line.to_owned()));
+        self
+    }
+
+    /// Declares a namespace.
+    pub fn namespace(mut self, name: &str, lines: &str) -> Self {
+        self.namespaces.push_str(&format!("\n[namespace.{name}]\n{lines}\n"));
         self
     }
 
@@ -85,6 +92,7 @@ impl Setup {
             let end = at + toml[at..].find('\n').expect("the end of the header's line");
             toml.insert_str(end, &format!("\n{line}"));
         }
+        toml.push_str(&self.namespaces);
         std::fs::write(&config, toml).expect("portcullis.toml can be written");
         for (name, policy) in self.policies {
             installation.write_policy(&name, &policy);

@@ -3,9 +3,11 @@
 
 mod chaos;
 mod cli;
+mod development;
 mod examples;
 mod harness;
 mod load;
+mod logs;
 mod methods;
 mod paths;
 mod preload;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{all, read};
+use super::{all, read, read_at};
 use crate::{
-    model::{Method, MethodSet, Name},
+    model::{Method, MethodSet, Name, SecurityLevel},
     policy::{Default_, ServeFiles},
 };
 
@@ -313,4 +313,17 @@ fn what_works_but_surprises_is_a_warning() {
         "{doubled}"
     );
     assert!(warned(&SMALL.replace("../notes", "missing")).contains("there is no directory `missing`"));
+}
+
+#[test]
+fn development_is_warned_of_and_refused_where_everything_is_locked_down() {
+    let files = [("policies/notes.toml", &*format!("{SMALL}reload = true\n"))];
+    let (apps, warnings) = read(&files, MethodSet::ALL).unwrap();
+    let said = all(&warnings);
+    assert!(apps[0].reload && said.contains("policies/notes.toml:6:10") && said.contains("for development"), "{said}");
+    let problems = read_at(&files, MethodSet::ALL, SecurityLevel::LockedDown).unwrap_err();
+    assert!(all(&problems).contains("the security level is locked-down"), "{}", all(&problems));
+    let off = [("policies/notes.toml", &*format!("{SMALL}reload = false\n"))];
+    let (apps, warnings) = read_at(&off, MethodSet::ALL, SecurityLevel::LockedDown).unwrap();
+    assert!(!apps[0].reload && warnings.is_empty());
 }

@@ -115,7 +115,22 @@ pub struct Reloaded {
 
 /// Workers that are ready to take over; see [`Supervisor::prepare`].
 #[derive(Default)]
-pub struct Prepared(Vec<(Plan, oneshot::Sender<()>)>);
+pub struct Prepared(Vec<(Plan, Successors)>);
+
+/// Workers that are ready and wait for the word to take over; dropping it ends them.
+struct Successors {
+    go: oneshot::Sender<()>,
+    done: oneshot::Receiver<()>,
+}
+
+impl Successors {
+    /// Returns when no new request reaches the old ones any more.
+    async fn take_over(self) {
+        if self.go.send(()).is_ok() {
+            let _ = self.done.await;
+        }
+    }
+}
 
 /// All applications.
 pub struct Supervisor {
@@ -134,7 +149,7 @@ struct AppTask {
 
 enum Act {
     Adopt(Box<Plan>),
-    Reload(Box<Plan>, oneshot::Sender<Result<Reloaded, String>>, oneshot::Receiver<()>),
+    Reload(Box<Plan>, oneshot::Sender<Result<(Reloaded, Successors), String>>),
     Stop(oneshot::Sender<()>),
 }
 
@@ -166,7 +181,7 @@ impl Supervisor {
         let (mut ready, mut failed) = (Vec::new(), Vec::new());
         for (plan, swapped) in futures_util::future::join_all(swaps).await {
             match swapped {
-                Ok((_, go)) => ready.push((plan, go)),
+                Ok((_, successors)) => ready.push((plan, successors)),
                 Err(why) => failed.push((plan.name, why)),
             }
         }
@@ -176,8 +191,8 @@ impl Supervisor {
     /// Brings what runs in line with `plans`, once their rules are in force: prepared workers take over, new
     /// applications start, gone ones stop.
     pub async fn apply(&self, plans: Vec<Plan>, prepared: Prepared) {
-        for (plan, go) in prepared.0 {
-            let _ = go.send(());
+        for (plan, successors) in prepared.0 {
+            successors.take_over().await;
             if let Some(task) = self.lock().get_mut(&plan.name) {
                 task.plan = plan;
             }
@@ -206,8 +221,8 @@ impl Supervisor {
         if !plan.enabled {
             return Err(format!("{name} is disabled by its policy"));
         }
-        let (reloaded, go) = self.swap(plan).await?;
-        let _ = go.send(());
+        let (reloaded, successors) = self.swap(plan).await?;
+        successors.take_over().await;
         Ok(reloaded)
     }
 
@@ -238,17 +253,15 @@ impl Supervisor {
         }
     }
 
-    /// Has new workers started beside the running ones; the sender lets them take over.
-    async fn swap(&self, plan: Plan) -> Result<(Reloaded, oneshot::Sender<()>), String> {
+    /// Has new workers started beside the running ones.
+    async fn swap(&self, plan: Plan) -> Result<(Reloaded, Successors), String> {
         let (reply, answer) = oneshot::channel();
-        let (go, may_go) = oneshot::channel();
         {
             let tasks = self.lock();
             let task = tasks.get(&plan.name).ok_or_else(|| format!("there is no application {}", plan.name))?;
-            let _ = task.commands.send(Act::Reload(Box::new(plan.clone()), reply, may_go));
+            let _ = task.commands.send(Act::Reload(Box::new(plan.clone()), reply));
         }
-        let outcome = answer.await.unwrap_or_else(|_| Err("the application is stopping".to_owned()))?;
-        Ok((outcome, go))
+        answer.await.unwrap_or_else(|_| Err("the application is stopping".to_owned()))
     }
 
     fn start(&self, plan: Plan) {
@@ -410,7 +423,7 @@ impl Keeper {
             tokio::select! {
                 act = acts.recv() => match act {
                     Some(Act::Adopt(plan)) => self.plan = *plan,
-                    Some(Act::Reload(plan, reply, may_go)) => self.reload(*plan, &events, reply, may_go).await,
+                    Some(Act::Reload(plan, reply)) => self.reload(*plan, &events, reply).await,
                     Some(Act::Stop(reply)) => {
                         self.stop().await;
                         let _ = reply.send(());
@@ -652,8 +665,7 @@ impl Keeper {
         &mut self,
         plan: Plan,
         events: &mpsc::UnboundedSender<Event>,
-        reply: oneshot::Sender<Result<Reloaded, String>>,
-        may_go: oneshot::Receiver<()>,
+        reply: oneshot::Sender<Result<(Reloaded, Successors), String>>,
     ) {
         let nursery = Nursery::default();
         let new = match self.boot_all(&plan, &nursery).await {
@@ -682,7 +694,8 @@ impl Keeper {
         for worker in new {
             self.attach(worker, events).await;
         }
-        let _ = reply.send(Ok(outcome.clone()));
+        let ((go, may_go), (have_gone, done)) = (oneshot::channel(), oneshot::channel());
+        let _ = reply.send(Ok((outcome.clone(), Successors { go, done })));
         let goes = may_go.await.is_ok();
         let replaced = if goes {
             self.plan = plan;
@@ -700,6 +713,7 @@ impl Keeper {
             // Not before the old ones are out of reach: after a mistake comes the mended version, never an older one.
             self.shared.set_broken(None);
         }
+        let _ = have_gone.send(());
         self.let_go(replaced);
     }
 

@@ -57,12 +57,14 @@ $(BENCH)/ready: benches/requirements.txt | system
 	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --requirement benches/requirements.txt
 	@touch $@
 
-# A C compiler, Python with venv, and Rust: installed when we may, named when we may not.
+# A C compiler, Python with venv, and Rust: installed when we may, named when we may not. The tests of isolation run
+# workers as other users, who cannot read a Python in somebody's home: hence the system's own besides.
 .PHONY: system
 system:
 	@missing=(); \
 	command -v cc >/dev/null || missing+=(gcc libc6-dev); \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv); \
+	[[ -x /usr/bin/python3 ]] || missing+=(python3); \
 	if ((${#missing[@]})); then \
 	  if [[ $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$${missing[@]}" >/dev/null; \

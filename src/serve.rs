@@ -24,6 +24,8 @@ use tokio::{
 
 use crate::{
     app::{
+        confine::Landlock,
+        isolation::Isolation,
         launch::Launch,
         log::AppLog,
         pool::AppState,
@@ -36,7 +38,9 @@ use crate::{
     config::Config,
     control::{
         socket::{self, Doing, Handler},
-        status::{self, AppStatus, AuditStatus, CertificateStatus, ReloadReport, Status, WorkerStatus},
+        status::{
+            self, AppStatus, AuditStatus, CertificateStatus, IsolationStatus, ReloadReport, Status, WorkerStatus,
+        },
     },
     gateway::{
         listener::{self, Connections},
@@ -477,6 +481,7 @@ impl Operator {
                 recycled: reports.get(&app.name).map_or(0, |report| report.recycled),
                 last_error: reports.get(&app.name).and_then(|report| report.last_error.clone()),
                 log: log_path(&world.config, &app.name).display().to_string(),
+                isolation: isolation(&world.config, app),
             })
             .collect()
     }
@@ -545,6 +550,22 @@ impl Handler for Operator {
 
 fn log_path(config: &Config, application: &str) -> PathBuf {
     config.logs.directory.join(telemetry::application_file(application))
+}
+
+fn isolation(config: &Config, app: &Application) -> IsolationStatus {
+    let walls = Isolation::of(config, &config.namespace(&app.namespace)).walls();
+    let (covered, missing) = walls.landlock.map(Landlock::covers).unwrap_or_default();
+    let words = |list: Vec<&str>| list.into_iter().map(str::to_owned).collect();
+    IsolationStatus {
+        summary: walls.to_string(),
+        landlock: match walls.landlock {
+            Some(Landlock::Version(version)) => Some(version),
+            _ => None,
+        },
+        user: walls.user,
+        covered: words(covered),
+        missing: words(missing),
+    }
 }
 
 fn state(state: AppState) -> status::AppState {

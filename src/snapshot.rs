@@ -7,7 +7,10 @@ use std::{collections::HashMap, path::Path, sync::Arc};
 use arc_swap::ArcSwap;
 
 use crate::{
-    app::launch::{Launch, LaunchKey},
+    app::{
+        isolation,
+        launch::{Launch, LaunchKey},
+    },
     certificates::Certificates,
     clock::{Clock, Timestamp},
     config::{self, Config},
@@ -67,6 +70,10 @@ impl Snapshot {
                 None
             }
         };
+        let (wrong, gaps): (Vec<_>, Vec<_>) =
+            isolation::problems(&config, &applications).into_iter().partition(Problem::is_error);
+        problems.extend(wrong);
+        warnings.extend(gaps);
         match certificates {
             Some(certificates) if problems.is_empty() => {
                 let launches =

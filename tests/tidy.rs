@@ -50,15 +50,17 @@ const NEVER: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Foreign crates that live in one place, so that replacing one is a change in one place.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("argon2", &["authn/"]),
     ("arc_swap", &["snapshot.rs", "authn/"]),
     ("clap", &["cli/"]),
     ("clap_complete", &["cli/"]),
     ("clap_mangen", &["cli/"]),
+    ("close_fds", &["app/confine.rs"]),
     ("dialoguer", &["cli/"]),
     ("hyper", &["gateway/", "app/"]),
     ("jsonwebtoken", &["authn/jwt"]),
+    ("landlock", &["app/confine.rs"]),
     ("listenfd", &["gateway/listener.rs"]),
     ("notify", &["app/watch.rs"]),
     ("ppp", &["gateway/listener.rs"]),

@@ -4,6 +4,8 @@
 //! control socket as standard input, and the write ends of two pipes as standard output and error. Everything else is
 //! close-on-exec. Its lanes reach it over the control socket, so that nothing has to be inherited by number and the
 //! gateway needs no `unsafe` code between fork and exec.
+//!
+//! Which Python that is, `python` finds out; what it is kept from is for `isolation` to say and for `confine` to do.
 
 use std::{
     collections::BTreeMap,
@@ -12,19 +14,26 @@ use std::{
     io::IoSlice,
     mem::MaybeUninit,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::net::UnixStream,
     },
     path::{Path, PathBuf},
-    process::Stdio,
 };
 
 use bytes::BytesMut;
 use portcullis_wire::{Boot, Kind, begin, end, put_u32};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
-use crate::{config::Config, policy::Application};
+use crate::{
+    app::{
+        confine::{self, Orders},
+        isolation::{Isolation, IsolationError},
+        python::{Interpreter, PythonError, Search},
+    },
+    config::Config,
+    policy::{Application, Python},
+};
 
 /// What Python runs first; it loads our extension and hands over.
 const BOOTSTRAP: &str = include_str!("../worker/bootstrap.py");
@@ -44,13 +53,15 @@ const INHERITED: [&str; 6] = ["PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "HOME"
 pub struct Launch {
     /// What the worker itself is told.
     pub boot: Boot,
-    /// The interpreter as written: a virtualenv, an interpreter, or `None` for `python3` on `PATH`.
-    pub python: Option<PathBuf>,
+    /// The interpreter as written: a virtualenv, an interpreter, a name, or `None` for `python3` on `PATH`.
+    pub python: Option<Python>,
+    /// Where names of interpreters are looked for.
+    pub environments: Vec<PathBuf>,
     /// Working directory.
     pub cwd: PathBuf,
-    /// The namespace's private writable directory.
-    pub data: PathBuf,
-    /// The whole environment.
+    /// What it is kept from.
+    pub isolation: Isolation,
+    /// The whole environment, but for what the interpreter adds.
     pub environment: BTreeMap<OsString, OsString>,
     /// How many workers.
     pub workers: u16,
@@ -94,14 +105,12 @@ impl LaneSockets {
 /// Why a worker could not be started at all.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// The interpreter is not there.
-    #[error("there is no Python at {0}: create the virtualenv, or correct `python` in the policy")]
-    NoPython(PathBuf),
-    /// No interpreter on `PATH`.
-    #[error(
-        "`python3` is not on PATH: install Python 3.10 or newer, or name an interpreter with `python` in the policy"
-    )]
-    NoPythonOnPath,
+    /// There is no interpreter.
+    #[error(transparent)]
+    Python(#[from] PythonError),
+    /// What it is to be kept from cannot be had.
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
     /// The application's directory is not there.
     #[error("there is no directory {0}: correct `directory` in the policy")]
     NoDirectory(PathBuf),
@@ -123,20 +132,24 @@ impl Launch {
     #[must_use]
     pub fn of(config: &Config, application: &Application) -> Self {
         let namespace = config.namespace(&application.namespace);
+        let isolation = Isolation::of(config, &namespace);
         let mut environment: BTreeMap<OsString, OsString> =
             INHERITED.iter().filter_map(|name| Some(((*name).into(), std::env::var_os(name)?))).collect();
         environment.entry("LANG".into()).or_insert_with(|| "C.UTF-8".into());
+        if let Some(account) = &isolation.account {
+            let home = account.home.as_ref().unwrap_or(&namespace.data);
+            environment.insert("HOME".into(), home.into());
+        }
         let platform = [
             ("PORTCULLIS_NAMESPACE", namespace.name.clone().into()),
             ("PORTCULLIS_DATA_DIR", namespace.data.clone().into_os_string()),
             ("DATABASE_URL", namespace.database_url.clone().into()),
+            // What everybody on the machine can write into is closed to a worker, or should be.
+            ("TMPDIR", isolation.temporary().into_os_string()),
         ];
         environment.extend(platform.into_iter().map(|(name, value): (&str, OsString)| (name.into(), value)));
         for (name, value) in namespace.environment.iter().chain(&application.environment) {
             environment.insert(name.into(), value.into());
-        }
-        if let Some(venv) = application.python.as_deref().filter(|python| python.join("pyvenv.cfg").exists()) {
-            environment.insert("VIRTUAL_ENV".into(), venv.into());
         }
         Self {
             boot: Boot {
@@ -153,8 +166,9 @@ impl Launch {
                 software: concat!("Portcullis/", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             python: application.python.clone(),
+            environments: config.environments.clone(),
             cwd: namespace.directory.clone().unwrap_or_else(|| application.directory.clone()),
-            data: namespace.data.clone(),
+            isolation,
             environment,
             workers: application.workers,
         }
@@ -175,35 +189,58 @@ impl Launch {
     ///
     /// # Errors
     /// Anything that is missing is named with what to do about it.
-    pub fn spawn(&self, lanes: usize) -> Result<Launched, LaunchError> {
-        let python = interpreter(self.python.as_deref(), self.environment.get(&OsString::from("PATH")))?;
+    pub async fn spawn(&self, lanes: usize) -> Result<Launched, LaunchError> {
         let directory = Path::new(&self.boot.directory);
         for directory in [directory, &self.cwd] {
             if !directory.is_dir() {
                 return Err(LaunchError::NoDirectory(directory.to_owned()));
             }
         }
-        private_directory(&self.data)?;
         let extension = extension()?;
-        let (control, theirs) = pair()?;
-        let child = Command::new(&python)
-            .args(["-c", BOOTSTRAP])
-            .arg(&extension)
-            .env_clear()
-            .envs(&self.environment)
-            .current_dir(&self.cwd)
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // Ctrl-C is for the gateway, which then stops its workers in order.
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(io(format!("{} could not be started", python.display())))?;
+        self.isolation.prepare(&[directory, &self.cwd, &extension])?;
+        let interpreter = self.interpreter().await?;
+        let program = interpreter.program.clone();
+        let run = [directory.to_owned(), self.cwd.clone(), extension.clone()];
+        let orders = Orders {
+            program: program.clone().into(),
+            arguments: vec!["-c".into(), BOOTSTRAP.into(), extension.into()],
+            environment: self.environment_of(&interpreter).into_iter().collect(),
+            directory: self.cwd.clone().into(),
+            ..self.isolation.orders(run.into_iter().chain(interpreter.parts))?
+        };
+        let (child, control) =
+            confine::spawn(&orders).map_err(io(format!("{} could not be started", program.display())))?;
+        tracing::info!(application = %self.boot.application, pid = child.id(), python = %program.display(), "worker started: {}", self.isolation.walls());
         let pairs: Vec<_> = (0..lanes.min(MAX_LANES)).map(|_| LaneSockets::pair()).collect::<Result<_, _>>()?;
         let (lanes, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         self.instruct(&control, &theirs).map_err(io("the worker could not be told what to run".to_owned()))?;
         Ok(Launched { child, control, lanes })
+    }
+
+    async fn interpreter(&self) -> Result<Interpreter, PythonError> {
+        let variables: Vec<_> = self.environment.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let search = Search {
+            written: self.python.as_ref(),
+            environments: &self.environments,
+            variables: &variables,
+            directory: &self.cwd,
+            isolation: &self.isolation,
+        };
+        search.run().await
+    }
+
+    /// The environment as it is once the interpreter is known: as if its virtualenv had been activated.
+    fn environment_of(&self, interpreter: &Interpreter) -> BTreeMap<OsString, OsString> {
+        let mut environment = self.environment.clone();
+        let Some(active) = &interpreter.environment else { return environment };
+        environment.entry(active.variable().into()).or_insert_with(|| active.root().into());
+        let path = environment.get(&OsString::from("PATH")).cloned().unwrap_or_default();
+        let first = [active.root().join("bin")];
+        // A directory with a colon in its name cannot stand in PATH.
+        if let Ok(path) = std::env::join_paths(first.into_iter().chain(std::env::split_paths(&path))) {
+            environment.insert("PATH".into(), path);
+        }
+        environment
     }
 
     fn instruct(&self, control: &UnixStream, lanes: &[LaneSockets]) -> std::io::Result<()> {
@@ -227,19 +264,6 @@ impl Launch {
     }
 }
 
-/// The interpreter to run.
-fn interpreter(written: Option<&Path>, path: Option<&OsString>) -> Result<PathBuf, LaunchError> {
-    let Some(written) = written else {
-        let path = path.ok_or(LaunchError::NoPythonOnPath)?;
-        return std::env::split_paths(path)
-            .map(|directory| directory.join("python3"))
-            .find(|candidate| candidate.is_file())
-            .ok_or(LaunchError::NoPythonOnPath);
-    };
-    let python = if written.is_dir() { written.join("bin/python") } else { written.to_owned() };
-    if python.exists() { Ok(python) } else { Err(LaunchError::NoPython(python)) }
-}
-
 /// The extension: named by `PORTCULLIS_WORKER`, else beside the program, else in `../lib/portcullis`.
 fn extension() -> Result<PathBuf, LaunchError> {
     if let Some(named) = std::env::var_os("PORTCULLIS_WORKER") {
@@ -257,16 +281,6 @@ fn extension() -> Result<PathBuf, LaunchError> {
 
 fn pair() -> Result<(UnixStream, UnixStream), LaunchError> {
     UnixStream::pair().map_err(io("a socket pair could not be made".to_owned()))
-}
-
-/// Makes a directory that only we may enter.
-fn private_directory(path: &Path) -> Result<(), LaunchError> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(io(format!("the data directory {} could not be made", path.display())))
 }
 
 fn io(what: String) -> impl FnOnce(std::io::Error) -> LaunchError {

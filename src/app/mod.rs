@@ -5,18 +5,22 @@
 //! `file` (answers that are files) · `deadlines` (how long it may take) ·
 //! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `process`,
 //! `worker`, `nursery`, `supervise` (the control thread's view) ·
+//! `isolation`, `python`, `confine` (what a launch is kept from, which interpreter it is, how the two come together) ·
 //! `watch` (development) · `static_files` · `log`.
 
 pub mod answer;
 pub mod body;
+pub mod confine;
 pub mod deadlines;
 pub mod file;
+pub mod isolation;
 pub mod lane;
 pub mod launch;
 pub mod log;
 pub mod nursery;
 pub mod pool;
 pub mod process;
+pub mod python;
 pub mod request;
 pub mod static_files;
 pub mod supervise;

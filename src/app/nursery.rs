@@ -34,7 +34,7 @@ use tokio::{
 
 use crate::app::{
     launch::{LaneSockets, LaunchError, Launched, MAX_LANES},
-    process::{Forked, Process, describe},
+    process::{Forked, Process, describe, is_child},
     worker::{BootError, Control, EXIT_GRACE, LastWords, Start, Worker, copy_output, output_of},
 };
 
@@ -96,7 +96,7 @@ struct Sockets {
 
 impl Parent {
     async fn boot(start: &Start<'_>) -> Result<Self, BootError> {
-        let Launched { mut child, control, .. } = start.launch.spawn(0)?;
+        let Launched { mut child, control, .. } = start.launch.spawn(0).await?;
         let pid = child.id().unwrap_or_default();
         let (log, words) = (start.log.of_worker(pid, start.clock.clone()), LastWords::default());
         let pipes = copy_output(output_of(&mut child), &log, &words);
@@ -248,7 +248,12 @@ impl Tended {
     }
 
     fn forked(&mut self, pid: u32) -> Option<()> {
-        let (handle, reply) = (self.handles.pop_front()?, self.waiting.pop_front()?);
+        let handle = self.handles.pop_front()?;
+        // Signals will go to whatever the handle stands for, and they will be ours: never to anybody else's process.
+        if !is_child(&handle, pid, self.process.pid()) {
+            return None;
+        }
+        let reply = self.waiting.pop_front()?;
         let (status, ended) = oneshot::channel();
         self.statuses.insert(pid, status);
         let _ = reply.send(Ok(Forked::new(pid, handle, ended)));

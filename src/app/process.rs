@@ -1,7 +1,10 @@
 //! A worker's process: started by us, or forked by one that has preloaded the application.
 
 use std::{
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
     process::ExitStatus,
 };
 
@@ -35,6 +38,18 @@ impl Drop for Forked {
     fn drop(&mut self) {
         let _ = pidfd_send_signal(&self.handle, Signal::KILL);
     }
+}
+
+/// Whether a descriptor stands for that process, and it is a child of `parent` which has not been waited for. The
+/// application of a preloading process can open a handle to any process, the gateway's too, and send it as its child's.
+pub fn is_child(handle: &OwnedFd, pid: u32, parent: u32) -> bool {
+    let field = |file: String, name: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u32>().ok())
+    };
+    // The handle is looked at last: while it stands for the process, the number was not given to another one before.
+    field(format!("/proc/{pid}/status"), "PPid:") == Some(parent)
+        && field(format!("/proc/self/fdinfo/{}", handle.as_raw_fd()), "Pid:") == Some(pid)
 }
 
 impl Process {
@@ -97,4 +112,30 @@ fn signal_name(signal: i32) -> Option<&'static str> {
         31 => "SIGSYS",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use rustix::process::{PidfdFlags, pidfd_open};
+
+    use super::*;
+
+    #[test]
+    fn a_handle_of_somebody_elses_process_is_no_childs() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, pid) = (std::process::id(), child.id());
+        let handle =
+            |pid: u32| pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), PidfdFlags::empty()).unwrap();
+        assert!(is_child(&handle(pid), pid, own));
+        assert!(!is_child(&handle(own), pid, own), "a handle of the gateway under the child's number");
+        assert!(!is_child(&handle(own), own, own));
+        assert!(!is_child(&handle(pid), pid, pid), "somebody else's child");
+        assert!(!is_child(&std::fs::File::open("/dev/null").unwrap().into(), pid, own));
+        let last = handle(pid);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!is_child(&last, pid, own), "one that has been waited for");
+    }
 }

@@ -112,7 +112,7 @@ impl Worker {
     /// # Errors
     /// See [`BootError`]; nothing is left running.
     pub async fn boot(start: Start<'_>) -> Result<Self, BootError> {
-        let Launched { mut child, control, lanes } = start.launch.spawn(start.lanes)?;
+        let Launched { mut child, control, lanes } = start.launch.spawn(start.lanes).await?;
         let output = output_of(&mut child);
         Self::bring_up(start, (Process::Started(child), control, lanes), output, None).await
     }

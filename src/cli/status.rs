@@ -158,6 +158,15 @@ pub(super) fn applications(applications: &[AppStatus], out: &mut Out) -> std::io
         })
         .collect();
     out.table(["APPLICATION", "STATE", "WORKERS", "REQUESTS", "RESTARTS", "TITLE"], &rows)?;
+    let walls: Vec<_> = applications
+        .iter()
+        .filter(|app| app.enabled)
+        .map(|app| [Cell::new(&app.name, Style::Bold), Cell::from(&app.isolation.summary)])
+        .collect();
+    if !walls.is_empty() {
+        out.line("")?;
+        out.table(["APPLICATION", "WORKERS ARE KEPT BY"], &walls)?;
+    }
     for app in applications {
         let Some(error) = &app.last_error else { continue };
         out.line("")?;
@@ -220,6 +229,7 @@ pub(super) fn count(number: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::out::tests::printed, *};
+    use crate::control::status::IsolationStatus;
 
     #[test]
     fn a_status_shows_what_is_wrong_with_which_application() {
@@ -239,6 +249,7 @@ mod tests {
             recycled: 0,
             last_error: last_error.map(str::to_owned),
             log: format!("logs{name}.log"),
+            isolation: IsolationStatus { summary: "Landlock ABI 7: files".to_owned(), ..IsolationStatus::default() },
         };
         let ready = || worker("ready", Some("3.11.2"));
         let apps = [
@@ -250,6 +261,10 @@ mod tests {
             "APPLICATION  STATE    WORKERS                              REQUESTS  RESTARTS  TITLE\n\
              /notes       running  2 ready (Python 3.11.2), 1 starting  9         3\n\
              /broken      failed   -                                    0         3\n\
+             \n\
+             APPLICATION  WORKERS ARE KEPT BY\n\
+             /notes       Landlock ABI 7: files\n\
+             /broken      Landlock ABI 7: files\n\
              \n/broken: the last error (log: logs/broken.log)\n  Traceback:\n    File \"app.py\"\n"
         );
     }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    CertificateFiles, Config, DEFAULT_CERTIFICATE, DEFAULT_KEY, Gateway, Limits, Logs, Namespace, Passwords, Security,
-    Timeouts, Tls, TlsVersion, Tokens, database_url,
+    Account, CertificateFiles, Config, DEFAULT_CERTIFICATE, DEFAULT_KEY, Gateway, Limits, Logs, Namespace, Passwords,
+    Security, Timeouts, Tls, TlsVersion, Tokens, WorkerLimits, account::Directory,
 };
 use crate::{
     model::{Method, MethodSet, SecurityLevel},
@@ -40,6 +40,12 @@ const HASHING_THREADS: RangeInclusive<u64> = 1..=256;
 /// A log file is worth opening from a megabyte to what a disk can spare.
 const LOG_BYTES: RangeInclusive<u64> = 64 << 10..=64 << 30;
 const LOG_KEEP: RangeInclusive<u64> = 0..=10_000;
+/// Below this no interpreter starts with its threads; a terabyte is as good as no limit.
+const WORKER_MEMORY: RangeInclusive<u64> = 64 << 20..=1 << 40;
+/// One worker is a process and at least three threads, and the kernel counts both.
+const WORKER_PROCESSES: RangeInclusive<u64> = 8..=1_000_000;
+/// A worker needs its lanes (at most 64, two sockets each), a few of its own, and the modules that it is importing.
+const WORKER_FILES: RangeInclusive<u64> = 192..=1_000_000;
 
 /// Reads the root of `portcullis.toml`. `cores` is what the defaults for threads follow.
 pub(super) fn read(root: &Table<'_>, file: &Path, directory: &Path, cores: usize) -> Config {
@@ -66,6 +72,7 @@ pub(super) fn read(root: &Table<'_>, file: &Path, directory: &Path, cores: usize
         store: or(root.table("store").value("path"), "data/portcullis.sqlite3"),
         policies: or(root.table("policies").value("directory"), "policies"),
         logs: logs(&root.table("logs"), directory),
+        environments: environments(&root.table("workers"), directory),
         namespaces: namespaces.collect(),
         data,
     }
@@ -239,14 +246,50 @@ fn namespace(value: &Value<'_>, directory: &Path, data: &Path) -> Option<Namespa
         value.key_error(format!("`{}` is not the name of a namespace", shown(&name)), help);
     }
     let at = |key| table.value(key).and_then(|value| path(&value, directory));
+    let paths = |key| each(table.value(key), |value| path(value, directory));
     let data = at("data").unwrap_or_else(|| data.join("namespaces").join(&name));
+    let plain = Namespace::plain(&name, data);
     Some(Namespace {
         directory: at("directory"),
-        database_url: table.value("database_url").and_then(|value| url(&value)).unwrap_or_else(|| database_url(&data)),
+        database_url: table.value("database_url").and_then(|value| url(&value)).unwrap_or(plain.database_url),
         environment: variables(&table),
-        data,
+        account: account(&table),
+        limits: worker_limits(&table),
+        readable: paths("readable"),
+        writable: paths("writable"),
+        confined: table.value("confined").and_then(|value| value.boolean()).unwrap_or(true),
+        data: plain.data,
         name,
     })
+}
+
+/// `user` and `group`.
+fn account(table: &Table<'_>) -> Option<Account> {
+    let directory = Directory::read();
+    let (group, processes) = (table.value("group"), table.value("processes"));
+    let user = match group.is_some() || processes.is_some() {
+        // The kernel counts all processes of a user together: without a user of its own, the gateway's among them.
+        true => table.required("user", "`group` and `processes` are about a user that workers have for themselves"),
+        false => table.value("user"),
+    };
+    let gid = group.and_then(|value| value.parse(|text| directory.group(text), "a name of /etc/group or a number"));
+    let help = "a name of /etc/passwd or a number; such as user = \"notes\"";
+    user.and_then(|value| value.parse(|text| directory.account(text, gid), help))
+}
+
+fn worker_limits(table: &Table<'_>) -> WorkerLimits {
+    WorkerLimits {
+        memory: table.value("memory").and_then(|value| value.size(WORKER_MEMORY)),
+        processes: whole(table, "processes", WORKER_PROCESSES),
+        files: whole(table, "files", WORKER_FILES),
+    }
+}
+
+/// `[workers] environments`.
+fn environments(table: &Table<'_>, directory: &Path) -> Vec<PathBuf> {
+    let written = table.value("environments");
+    let found = written.is_none().then(|| directory.join("venvs"));
+    found.into_iter().chain(each(written, |value| path(value, directory))).collect()
 }
 
 fn variables(table: &Table<'_>) -> BTreeMap<String, String> {

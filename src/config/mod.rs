@@ -7,6 +7,7 @@
 //! Relative paths are relative to the file they stand in. Nothing in this file is a secret except, possibly, the
 //! password in a `database_url`, which no message repeats.
 
+mod account;
 mod file;
 mod read;
 mod template;
@@ -21,6 +22,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use account::Account;
 pub use template::template;
 
 use crate::{
@@ -62,6 +64,8 @@ pub struct Config {
     pub data: PathBuf,
     /// `[logs]`
     pub logs: Logs,
+    /// `[workers] environments`: directories in which a policy's `python = "NAME"` is looked for. Default `venvs`.
+    pub environments: Vec<PathBuf>,
     /// `[namespace.NAME]`
     pub namespaces: BTreeMap<String, Namespace>,
 }
@@ -209,6 +213,46 @@ pub struct Namespace {
     pub database_url: String,
     /// `environment`: extra variables. Default none.
     pub environment: BTreeMap<String, String>,
+    /// `user` and `group`: whom the workers run as; `None`, the default, is whoever runs the gateway.
+    pub account: Option<Account>,
+    /// What one worker may use.
+    pub limits: WorkerLimits,
+    /// `readable`: files and directories beyond those that every worker may read. Default none.
+    pub readable: Vec<PathBuf>,
+    /// `writable`: the same for writing. Default none.
+    pub writable: Vec<PathBuf>,
+    /// `confined`: whether the kernel is asked to keep workers from everything else. Default yes.
+    pub confined: bool,
+}
+
+/// What the kernel lets one worker use; `None` is what the gateway itself may.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct WorkerLimits {
+    /// `memory`: memory that is its own, bytes.
+    pub memory: Option<u64>,
+    /// `processes`: processes and threads of its user, all together.
+    pub processes: Option<u64>,
+    /// `files`: open files.
+    pub files: Option<u64>,
+}
+
+impl Namespace {
+    /// A namespace of which nothing is written down.
+    fn plain(name: &str, data: PathBuf) -> Self {
+        let database_url = database_url(&data);
+        Self {
+            name: name.to_owned(),
+            directory: None,
+            data,
+            database_url,
+            environment: BTreeMap::new(),
+            account: None,
+            limits: WorkerLimits::default(),
+            readable: Vec::new(),
+            writable: Vec::new(),
+            confined: true,
+        }
+    }
 }
 
 impl TlsVersion {
@@ -239,6 +283,11 @@ impl fmt::Debug for Namespace {
             .field("directory", &self.directory)
             .field("data", &self.data)
             .field("environment", &self.environment.keys())
+            .field("account", &self.account)
+            .field("limits", &self.limits)
+            .field("readable", &self.readable)
+            .field("writable", &self.writable)
+            .field("confined", &self.confined)
             .finish_non_exhaustive()
     }
 }
@@ -301,11 +350,7 @@ impl Config {
     /// A namespace by name: as declared, or the defaults for an application that names none.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Namespace {
-        let default = || {
-            let data = self.data.join("namespaces").join(name);
-            let database_url = database_url(&data);
-            Namespace { name: name.to_owned(), directory: None, data, database_url, environment: BTreeMap::new() }
-        };
+        let default = || Namespace::plain(name, self.data.join("namespaces").join(name));
         self.namespaces.get(name).cloned().unwrap_or_else(default)
     }
 

@@ -84,12 +84,23 @@ directory = "logs"
 # keep = 5                             # rotated files kept
 # level = "info"                       # error | warn | info | debug | trace
 
+[workers]
+# environments = ["venvs"]             # where a policy's python = "NAME" is looked for, before PATH
+
 # Where applications run. One that names no namespace has one of its own, named like it.
 # [namespace.notes]
 # directory = "../notes"               # working directory; the application's own by default
 # data = "data/namespaces/notes"       # a private writable directory
 # database_url = "postgresql://notes@db.example.org/notes"   # an SQLite file in `data` by default
 # environment = {{ NOTES_MODE = "production" }}
+# user = "33"                          # whom its workers run as; the gateway has to be started as root
+# group = "33"                         # that user's own by default
+# memory = "512MiB"                    # of one worker; no limit by default, like the next two
+# processes = 64                       # processes and threads of the user
+# files = 1024                         # open files of one worker
+# readable = ["../shared"]             # beside the application's own directory, Python and the system's libraries
+# writable = ["../uploads"]            # beside `data`
+# confined = true                      # false: workers may do whatever their user may
 "#
     )
 }

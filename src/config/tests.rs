@@ -81,10 +81,21 @@ max_bytes = "1MiB"
 keep = 9
 level = "warn,portcullis::app=debug"
 
+[workers]
+environments = ["envs", "/opt/envs"]
+
 [namespace.notes]
 directory = "notes"
 data = "notes-data"
 database_url = "postgresql://notes:secret@db/notes"
+user = "nobody"
+group = "54322"
+memory = "512MiB"
+processes = 64
+files = 1024
+readable = ["shared", "/opt/fonts"]
+writable = ["uploads"]
+confined = false
 
 [namespace.notes.environment]
 MODE = "production"
@@ -131,6 +142,13 @@ fn every_key_is_read() {
         (notes.database_url.as_str(), &*notes.environment["MODE"]),
         ("postgresql://notes:secret@db/notes", "production")
     );
+    let account = notes.account.as_ref().unwrap();
+    assert_eq!((account.name.as_str(), account.uid > 0, account.gid), ("nobody", true, 54_322));
+    let limits = (notes.limits.memory, notes.limits.processes, notes.limits.files);
+    assert_eq!(limits, (Some(512 << 20), Some(64), Some(1024)));
+    assert_eq!(notes.readable, [Path::new("/srv/shared"), Path::new("/opt/fonts")]);
+    assert_eq!((notes.writable, notes.confined), (vec!["/srv/uploads".into()], false));
+    assert_eq!(config.environments, [Path::new("/srv/envs"), Path::new("/opt/envs")]);
     assert!(!format!("{config:?}").contains("secret"), "a password is shown");
     assert_eq!(config.namespaces.len(), 2);
 }
@@ -151,6 +169,8 @@ fn an_empty_file_is_a_working_system() {
     assert_eq!(config.store, Path::new("/srv/data/portcullis.sqlite3"));
     let root = config.namespace("root");
     assert_eq!(root.data, Path::new("/srv/data/namespaces/root"));
+    assert!(root.account.is_none() && root.confined && root.limits == WorkerLimits::default());
+    assert_eq!(config.environments, [Path::new("/srv/venvs")]);
     assert_eq!(root.database_url, "sqlite:////srv/data/namespaces/root/database.sqlite3");
 }
 
@@ -246,6 +266,12 @@ fn values_out_of_reason_are_refused_with_the_reason() {
     check("[logs]\nlevel = \"verbose\"", &["is not a log level"]);
     check("[namespace.\"../x\"]", &["`../x` is not the name of a namespace"]);
     check("[namespace.x]\ndatabase_url = \"s3cret\"", &["`database_url` is not the URL"]);
+    check("[namespace.x]\nuser = \"no such user\"", &["`no such user` is no user of /etc/passwd"]);
+    check("[namespace.x]\nuser = \"root\"", &["`root` is root, from which nothing could be kept"]);
+    check("[namespace.x]\ngroup = \"54322\"", &["[namespace.x] has no `user`"]);
+    check("[namespace.x]\nprocesses = 64", &["[namespace.x] has no `user`"]);
+    check("[namespace.x]\nmemory = \"1MiB\"", &["`memory`"]);
+    check("[namespace.x]\nfiles = 3", &["`files`"]);
     check("namespace = 3", &["`namespace` has to be a table, not a whole number"]);
     let secret = read("[namespace.x]\ndatabase_url = \"s3cret\"").unwrap_err();
     assert!(!secret[0].to_string().contains("s3cret"));

@@ -1,7 +1,10 @@
 //! The door between a command and a running gateway on the same machine.
 //!
 //! A Unix socket beside the store, mode 0600, one JSON object per line each way: a [`Command`], then its [`Reply`].
-//! Who asks is checked against the kernel's word (`SO_PEERCRED`), not only the file's mode: the same user, or root.
+//! Who asks is checked against the kernel's word (`SO_PEERCRED`), not only the file's mode: the same user, or root. And
+//! against a key: workers may be the same user, and Landlock keeps them from reading files, not from connecting to
+//! sockets that have a name. So every connection begins with the line that stands in `control.key`, which is made anew
+//! with the socket and which a worker cannot read.
 //!
 //! A command changes the store first and then says [`Command::Changed`]; the reply comes when every data thread works
 //! with the change, so the next request anywhere sees it. No gateway running is a good answer too: it reads the store
@@ -25,13 +28,17 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
 };
 
 use super::status::{AppStatus, ReloadReport, Status};
-use crate::written::{self, Problem};
+use crate::{
+    clock::random,
+    written::{self, Problem},
+};
 
 /// What can be asked of a running gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,10 +109,16 @@ pub trait Handler: Send + Sync + 'static {
 const SOCKET: &str = "control.sock";
 /// Name of the lock in the data directory.
 const LOCK: &str = "control.lock";
+/// Name of the key in the data directory.
+const KEY: &str = "control.key";
+/// A key is 32 random bytes in hexadecimal.
+const KEY_LENGTH: u64 = 64;
 /// The longest line: a status with hundreds of applications and their tracebacks fits.
 const MAX_LINE: u64 = 8 * 1024 * 1024;
 /// `sockaddr_un` has 108 bytes for the path and its NUL.
 const MAX_SOCKET_PATH: usize = 107;
+/// How long a connection may take to show the key: a command has it at hand.
+const KEY_TIME: Duration = Duration::from_secs(5);
 /// How long an administrator's connection may be silent.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -119,6 +132,7 @@ pub fn path(data: &Path) -> PathBuf {
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
+    key: Arc<str>,
     /// Held until the process ends or this is dropped.
     _lock: File,
 }
@@ -156,9 +170,11 @@ impl Listener {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(BindError::Running(data.to_path_buf())),
             Err(error) => return Err(failed(&lock_path, error.into())),
         }
+        let key_path = data.join(KEY);
+        let key = new_key(&key_path).map_err(|error| failed(&key_path, error))?.into();
         let path = path(data);
         let listener = bind_stale(&path).map_err(|error| failed(&path, error))?;
-        Ok(Self { listener, path, _lock: lock })
+        Ok(Self { listener, path, key, _lock: lock })
     }
 
     /// Answers until it is dropped. One task per connection, on the runtime that runs this.
@@ -166,9 +182,9 @@ impl Listener {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) if is_ours(&stream) => {
-                    let handler = Arc::clone(&handler);
+                    let (handler, key) = (Arc::clone(&handler), Arc::clone(&self.key));
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, &*handler).await {
+                        if let Err(error) = converse(stream, &key, &*handler).await {
                             tracing::debug!(%error, "a control connection ended early");
                         }
                     });
@@ -234,19 +250,32 @@ async fn exchange(data: &Path, command: &Command) -> Result<Option<Reply>, AskEr
             };
         }
     };
-    stream.write_all(&line(command)?).await?;
+    let mut said = match fs::read(data.join(KEY)) {
+        Ok(key) => key,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(AskError::Forbidden(path)),
+        Err(error) => return Err(error.into()),
+    };
+    said.push(b'\n');
+    said.extend(line(command)?);
+    // Who has been turned away is told so by the end of the connection.
+    let _ = stream.write_all(&said).await;
     let mut answer = String::new();
-    BufReader::new(stream).take(MAX_LINE).read_line(&mut answer).await?;
-    if answer.is_empty() {
+    let read = BufReader::new(stream).take(MAX_LINE).read_line(&mut answer).await;
+    if read.is_err() || answer.is_empty() {
         return Err(AskError::Closed);
     }
     serde_json::from_str(&answer).map(Some).map_err(|error| AskError::Unreadable(error.to_string()))
 }
 
-async fn converse(stream: UnixStream, handler: &dyn Handler) -> io::Result<()> {
+async fn converse(stream: UnixStream, key: &str, handler: &dyn Handler) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut text = String::new();
+    let got = tokio::time::timeout(KEY_TIME, (&mut read).take(KEY_LENGTH + 1).read_line(&mut text)).await;
+    if !matches!(got, Ok(Ok(_))) || !bool::from(text.trim_end().as_bytes().ct_eq(key.as_bytes())) {
+        tracing::warn!("somebody without the key tried the control socket");
+        return Ok(());
+    }
     loop {
         text.clear();
         let got = tokio::time::timeout(IDLE, (&mut read).take(MAX_LINE).read_line(&mut text)).await;
@@ -300,6 +329,22 @@ fn bind_stale(path: &Path) -> io::Result<UnixListener> {
     let listener = UnixListener::bind(address)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+/// Writes a new key. The file of an earlier one is removed, not written over: who has it open learns nothing.
+fn new_key(path: &Path) -> io::Result<String> {
+    use std::fmt::Write as _;
+    use std::io::Write as _;
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let key = random::<32>().iter().fold(String::new(), |mut key, byte| {
+        let _ = write!(key, "{byte:02x}");
+        key
+    });
+    File::options().write(true).create_new(true).mode(0o600).open(path)?.write_all(key.as_bytes())?;
+    Ok(key)
 }
 
 async fn connect(path: &Path) -> io::Result<UnixStream> {
@@ -379,6 +424,33 @@ mod tests {
         server.abort();
         assert!(server.await.unwrap_err().is_cancelled());
         Listener::bind(dir.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_does_not_show_the_key_is_not_heard() {
+        use std::io::{Read as _, Write as _};
+        let dir = tempfile::tempdir().unwrap();
+        let fake = Arc::new(Fake::default());
+        let listener = Listener::bind(dir.path()).unwrap();
+        let key = fs::read_to_string(dir.path().join(KEY)).unwrap();
+        assert_eq!(fs::metadata(dir.path().join(KEY)).unwrap().permissions().mode() & 0o777, 0o600);
+        tokio::spawn(listener.serve(Arc::clone(&fake) as Arc<dyn Handler>));
+        let changed = line(&Command::Changed).unwrap();
+        let wrong = format!("{}{}\n", &key[..63], if key.ends_with('0') { '1' } else { '0' });
+        for first in ["", "\n", &key[..63], &wrong, &"0".repeat(100_000)] {
+            let socket = path(dir.path());
+            let said = [first.as_bytes(), &changed].concat();
+            let heard = tokio::task::spawn_blocking(move || {
+                let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+                let _ = stream.write_all(&said);
+                let mut answer = Vec::new();
+                let _ = stream.read_to_end(&mut answer);
+                answer
+            });
+            assert_eq!(heard.await.unwrap(), b"", "{first:.80}");
+        }
+        assert_eq!(fake.changes.load(Ordering::SeqCst), 0);
+        assert!(matches!(ask(dir.path(), &Command::Changed, PATIENCE).await, Ok(Some(Reply::Done))));
     }
 
     #[tokio::test]

@@ -62,6 +62,23 @@ pub struct AppStatus {
     pub last_error: Option<String>,
     /// Where it logs.
     pub log: String,
+    /// What its workers are kept from.
+    pub isolation: IsolationStatus,
+}
+
+/// What the workers of an application are kept from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct IsolationStatus {
+    /// In words.
+    pub summary: String,
+    /// Their own OS user.
+    pub user: Option<String>,
+    /// The version of the kernel's Landlock; `None` if there is none, or the namespace does without.
+    pub landlock: Option<u32>,
+    /// What Landlock keeps from them.
+    pub covered: Vec<String>,
+    /// What it would with a newer kernel.
+    pub missing: Vec<String>,
 }
 
 /// Whether requests reach an application.

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use http::Method as Verb;
 
 use super::{
-    Application, Context, Default_, Loaded, Rules, ServeFiles,
+    Application, Context, Default_, Loaded, Python, Rules, ServeFiles,
     document::{self, App, At, Document, WrittenRule},
     rule::{Effect, Pattern, Rule, Trie, Who, list},
 };
@@ -94,7 +94,7 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
         directory,
         module: app.module?,
         callable: app.callable.unwrap_or_else(|| "application".to_owned()),
-        python: app.python.map(|python| absolute(&source.base, &python)),
+        python: app.python.map(|python| interpreter(&python, source)),
         methods,
         serve_files: app.serve_files.unwrap_or(ServeFiles::No),
         workers: app.workers.unwrap_or(1),
@@ -121,6 +121,15 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
         mount,
     };
     Some(Loading { application, name: name.problem(Severity::Error, ""), namespace_written })
+}
+
+/// A word alone is a name, whatever lies beside the file: `python3.12`, `notes`. With a slash, or a dot at its
+/// beginning, it is a path: `.venv`, `../venv`.
+fn interpreter(written: &str, source: &Source) -> Python {
+    match written.contains('/') || written.starts_with('.') {
+        true => Python::Path(absolute(&source.base, written)),
+        false => Python::Named(written.to_owned()),
+    }
 }
 
 /// `team-notes` for `/team/notes`, `root` for `/`.

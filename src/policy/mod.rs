@@ -40,6 +40,7 @@ pub mod rule;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -112,8 +113,8 @@ pub struct Application {
     pub module: String,
     /// The callable, or a factory with `()`.
     pub callable: String,
-    /// A virtualenv or an interpreter; `None` is `python3` on the path.
-    pub python: Option<PathBuf>,
+    /// The interpreter; `None` is `python3` on the path.
+    pub python: Option<Python>,
     /// The authentication methods it allows.
     pub methods: MethodSet,
     /// Who serves `static/`.
@@ -160,6 +161,24 @@ pub struct Application {
     pub file: Arc<str>,
     /// Its rules.
     pub rules: Rules,
+}
+
+/// Which Python runs an application, as its policy says it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Python {
+    /// A virtualenv, a prefix or an interpreter, absolute.
+    Path(PathBuf),
+    /// A bare name, for whoever starts workers to look up.
+    Named(String),
+}
+
+impl fmt::Display for Python {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => path.display().fmt(f),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
 }
 
 /// Who serves the files under `static/`.

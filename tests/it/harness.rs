@@ -36,15 +36,16 @@ pub const ADMIN: (&str, &str) = ("root", "correct horse battery");
 pub struct Setup {
     level: &'static str,
     config: Vec<(&'static str, String)>,
+    more: String,
     policies: Vec<(String, String)>,
-    namespaces: String,
+    run_as: Option<u32>,
 }
 
 impl Setup {
     /// An installation of a level, without applications.
     pub fn level(level: &'static str) -> Self {
         let cheap = LEAST_PASSWORD_COST.map(|line| ("passwords", line.to_owned()));
-        Self { level, config: cheap.to_vec(), policies: Vec::new(), namespaces: String::new() }
+        Self { level, config: cheap.to_vec(), more: String::new(), policies: Vec::new(), run_as: None }
     }
 
     /// Adds a line to a section of `portcullis.toml`.
@@ -54,8 +55,19 @@ impl Setup {
     }
 
     /// Declares a namespace.
-    pub fn namespace(mut self, name: &str, lines: &str) -> Self {
-        self.namespaces.push_str(&format!("\n[namespace.{name}]\n{lines}\n"));
+    pub fn namespace(self, name: &str, lines: &str) -> Self {
+        self.more(&format!("\n[namespace.{name}]\n{lines}\n"))
+    }
+
+    /// Adds whole sections to the end of `portcullis.toml`.
+    pub fn more(mut self, toml: &str) -> Self {
+        self.more.push_str(toml);
+        self
+    }
+
+    /// Has everything run as another user, which only root can.
+    pub fn run_as(mut self, uid: Option<u32>) -> Self {
+        self.run_as = uid;
         self
     }
 
@@ -77,13 +89,16 @@ impl Setup {
     /// Makes the installation without starting it.
     pub fn install(self) -> Installation {
         let home = tempfile::tempdir().expect("a temporary directory");
-        let mut init = Command::new(program());
+        if self.run_as.is_some() {
+            std::os::unix::fs::chown(home.path(), self.run_as, self.run_as).expect("root may give a directory away");
+        }
+        let installation = Installation { home, run_as: self.run_as };
+        let mut init = installation.program();
         init.args(["init", "--level", self.level, "--listen", "127.0.0.1:0", "--admin", ADMIN.0])
             .args(["--admin-password-file", "-", "--dir"])
-            .arg(home.path());
+            .arg(installation.home.path());
         let output = run(init, ADMIN.1.as_bytes());
         assert!(output.status.success(), "init: {}", text(&output.stderr));
-        let installation = Installation { home };
         let config = installation.path("portcullis.toml");
         let mut toml = std::fs::read_to_string(&config).expect("init writes portcullis.toml");
         for (section, line) in &self.config {
@@ -92,7 +107,7 @@ impl Setup {
             let end = at + toml[at..].find('\n').expect("the end of the header's line");
             toml.insert_str(end, &format!("\n{line}"));
         }
-        toml.push_str(&self.namespaces);
+        toml.push_str(&self.more);
         std::fs::write(&config, toml).expect("portcullis.toml can be written");
         for (name, policy) in self.policies {
             installation.write_policy(&name, &policy);
@@ -113,9 +128,20 @@ const LEAST_PASSWORD_COST: [&str; 3] = ["memory_kib = 7168", "iterations = 1", "
 /// A directory that `init` made.
 pub struct Installation {
     home: tempfile::TempDir,
+    run_as: Option<u32>,
 }
 
 impl Installation {
+    /// The program, to be run as whom the installation is for.
+    fn program(&self) -> Command {
+        use std::os::unix::process::CommandExt;
+        let mut command = Command::new(program());
+        if let Some(uid) = self.run_as {
+            command.uid(uid).gid(uid);
+        }
+        command
+    }
+
     /// A file of it.
     pub fn path(&self, file: &str) -> PathBuf {
         self.home.path().join(file)
@@ -133,7 +159,7 @@ impl Installation {
 
     /// Runs a command that reads `input`.
     pub fn command_with(&self, args: &[&str], input: &[u8]) -> Output {
-        let mut command = Command::new(program());
+        let mut command = self.program();
         command.arg("--config").arg(self.path("portcullis.toml")).args(args);
         run(command, input)
     }
@@ -170,7 +196,8 @@ impl Installation {
 
     /// Starts the gateway and waits until it listens.
     pub fn start(self) -> Gate {
-        let mut child = Command::new(program())
+        let mut child = self
+            .program()
             .arg("--config")
             .arg(self.path("portcullis.toml"))
             .arg("serve")

@@ -6,8 +6,12 @@ use crate::harness::{Http, Setup, program, text};
 
 const POLICY: &str = "methods = [\"unauthenticated\"]\ndefault = \"anyone\"\n";
 
+/// Says version, implementation and place; any Python can read it.
+const WHO: &str = "import sys; sys.stdout.write('%d %d %s %s' % (sys.version_info[0], sys.version_info[1], \
+                   getattr(getattr(sys, 'implementation', None), 'name', 'cpython'), sys.executable))";
+
 /// The interpreters of this machine that run, by their version: `(3, 11)`.
-fn pythons() -> BTreeMap<(u32, u32), PathBuf> {
+pub fn pythons() -> BTreeMap<(u32, u32), PathBuf> {
     let mut candidates: Vec<PathBuf> = Vec::new();
     let path = std::env::var_os("PATH").unwrap_or_default();
     for directory in std::env::split_paths(&path) {
@@ -16,13 +20,11 @@ fn pythons() -> BTreeMap<(u32, u32), PathBuf> {
     }
     if let Some(home) = std::env::var_os("HOME").map(PathBuf::from) {
         let versions = std::fs::read_dir(home.join(".pyenv/versions")).into_iter().flatten().flatten();
-        candidates.extend(versions.map(|version| version.path().join("bin/python3")));
+        candidates.extend(versions.map(|version| version.path().join("bin/python")));
     }
     let mut found = BTreeMap::new();
     for candidate in candidates.into_iter().filter(|candidate| candidate.is_file()) {
-        let asked = Command::new(&candidate)
-            .args(["-c", "import sys; print(*sys.version_info[:2], sys.implementation.name, sys.executable)"])
-            .output();
+        let asked = Command::new(&candidate).args(["-c", WHO]).output();
         // A shim of pyenv is a file that runs no Python unless its version is selected.
         let Ok(output) = asked else { continue };
         let said = text(&output.stdout);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{all, read, read_at};
+use super::{super::Python, all, read, read_at};
 use crate::{
     model::{Method, MethodSet, Name, SecurityLevel},
     policy::{Default_, ServeFiles},
@@ -76,7 +76,7 @@ fn every_key_is_read() {
     let app = &apps[0];
     assert_eq!((&*app.name, app.title.as_str(), app.namespace.as_str()), ("/notes", "Team notes", "notes"));
     assert_eq!(app.directory.to_str(), Some("/srv/examples/notes"));
-    assert_eq!(app.python.as_ref().and_then(|python| python.to_str()), Some("/srv/.venv"));
+    assert_eq!(app.python, Some(Python::Path("/srv/.venv".into())));
     assert_eq!((app.module.as_str(), app.callable.as_str()), ("notes.wsgi", "create_app()"));
     assert_eq!(app.methods, [Method::Password, Method::Token].into_iter().collect());
     assert_eq!((app.serve_files, app.workers, app.threads), (ServeFiles::Always, 2, 8));

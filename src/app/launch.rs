@@ -24,7 +24,10 @@ use portcullis_wire::{Boot, Kind, begin, end, put_u32};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tokio::process::{Child, Command};
 
-use crate::{config::Config, policy::Application};
+use crate::{
+    config::Config,
+    policy::{Application, Interface},
+};
 
 /// What Python runs first; it loads our extension and hands over.
 const BOOTSTRAP: &str = include_str!("../worker/bootstrap.py");
@@ -127,6 +130,7 @@ impl Launch {
                 threads: application.threads,
                 multiprocess: application.workers > 1,
                 identity_headers: application.identity_headers,
+                asgi: application.interface == Interface::Asgi,
                 software: concat!("Portcullis/", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             python: application.python.clone(),

@@ -73,7 +73,7 @@ async fn show(context: &Context, app: &Application, out: &mut Out) -> Result {
         ("enabled", yes(app.enabled).to_owned()),
         ("policy", app.file.to_string()),
         ("directory", app.directory.display().to_string()),
-        ("callable", format!("{}:{}", app.module, app.callable)),
+        ("callable", format!("{}:{} ({})", app.module, app.callable, app.interface.word())),
         (
             "python",
             app.python.as_ref().map_or_else(|| "python3 on the path".to_owned(), |path| path.display().to_string()),
@@ -169,6 +169,7 @@ fn app_json(context: &Context, app: &Application, status: Option<&AppStatus>) ->
         "directory": app.directory,
         "module": app.module,
         "callable": app.callable,
+        "interface": app.interface.word(),
         "python": app.python,
         "namespace": app.namespace,
         "methods": words(app.methods),

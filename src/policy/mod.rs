@@ -112,6 +112,8 @@ pub struct Application {
     pub module: String,
     /// The callable, or a factory with `()`.
     pub callable: String,
+    /// How it is called.
+    pub interface: Interface,
     /// A virtualenv or an interpreter; `None` is `python3` on the path.
     pub python: Option<PathBuf>,
     /// The authentication methods it allows.
@@ -148,6 +150,26 @@ pub struct Application {
     pub file: Arc<str>,
     /// Its rules.
     pub rules: Rules,
+}
+
+/// What the callable expects to be called with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// `(environ, start_response)`, PEP 3333.
+    Wsgi,
+    /// `(scope, receive, send)`, wrapped by a2wsgi in the application's own virtualenv.
+    Asgi,
+}
+
+impl Interface {
+    /// As policies have it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Wsgi => "wsgi",
+            Self::Asgi => "asgi",
+        }
+    }
 }
 
 /// Who serves the files under `static/`.

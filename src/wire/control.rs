@@ -26,6 +26,8 @@ pub struct Boot {
     pub multiprocess: bool,
     /// Also give the identity as `HTTP_REMOTE_USER` and its kin.
     pub identity_headers: bool,
+    /// The callable speaks ASGI; it is wrapped.
+    pub asgi: bool,
     /// `SERVER_SOFTWARE`.
     pub software: String,
 }
@@ -36,6 +38,7 @@ impl Boot {
         out.put_u16_le(self.threads);
         out.put_u8(u8::from(self.multiprocess));
         out.put_u8(u8::from(self.identity_headers));
+        out.put_u8(u8::from(self.asgi));
         for field in [&self.application, &self.namespace, &self.directory, &self.module, &self.callable, &self.software]
         {
             put_string(out, field.as_bytes());
@@ -52,6 +55,7 @@ impl Boot {
             threads: r.u16("threads")?,
             multiprocess: r.u8("multiprocess")? == 1,
             identity_headers: r.u8("identity headers")? == 1,
+            asgi: r.u8("interface")? == 1,
             application: r.text("application")?.to_owned(),
             namespace: r.text("namespace")?.to_owned(),
             directory: r.text("directory")?.to_owned(),
@@ -189,6 +193,7 @@ mod tests {
             threads: 4,
             multiprocess: true,
             identity_headers: false,
+            asgi: true,
             software: "Portcullis/0.1".into(),
         };
         let ready = Ready { python: "3.11.7".into(), import_ms: 12 };

@@ -124,7 +124,8 @@ fn replace_streams(py: Python<'_>) -> PyResult<[Py<Stream>; 2]> {
 fn load(py: Python<'_>, boot: &Boot) -> Result<Py<PyAny>, String> {
     let code = c_str!(include_str!("load.py"));
     let loader = PyModule::from_code(py, code, c"<portcullis>", c"portcullis_load").map_err(|e| e.to_string())?;
-    let application = loader.call_method1("load", (&boot.directory, &boot.module, &boot.callable));
+    let adapter = include_str!("asgi.py");
+    let application = loader.call_method1("load", (&boot.directory, &boot.module, &boot.callable, boot.asgi, adapter));
     application.map(Bound::unbind).map_err(|error| {
         let explained = loader.call_method1("explain", (error.value(py),)).and_then(|text| text.extract());
         explained.unwrap_or_else(|_| error.to_string())

@@ -472,6 +472,17 @@ impl Ask<'_> {
     }
 
     async fn send(&self, http: Http, unmeasured: bool) -> Answer {
+        let (parts, body) = self.begin(http, unmeasured).await.into_parts();
+        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time");
+        let (body, cut) = match body {
+            Ok(body) => (body.to_bytes(), false),
+            Err(_) => (Bytes::new(), true),
+        };
+        Answer { status: parts.status, headers: parts.headers, body, cut }
+    }
+
+    /// Sends it over a connection of its own and waits for the head of the answer only.
+    pub async fn begin(&self, http: Http, unmeasured: bool) -> http::Response<hyper::body::Incoming> {
         let body = Full::new(self.body.clone()).map_err(|never| match never {});
         let body = if unmeasured { BoxBody::new(Unmeasured(body)) } else { BoxBody::new(body) };
         let mut request = Request::builder().method(self.method.as_str());
@@ -493,13 +504,7 @@ impl Ask<'_> {
             }
         };
         let response = tokio::time::timeout(PATIENCE, exchange).await.expect("an answer in time");
-        let (parts, body) = response.expect("an answer").into_parts();
-        let body = tokio::time::timeout(PATIENCE, body.collect()).await.expect("a body in time");
-        let (body, cut) = match body {
-            Ok(body) => (body.to_bytes(), false),
-            Err(_) => (Bytes::new(), true),
-        };
-        Answer { status: parts.status, headers: parts.headers, body, cut }
+        response.expect("an answer")
     }
 }
 

@@ -1,8 +1,10 @@
 //! Stories through the real door: the real program on a free port, TLS, real workers, a real store.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod asgi;
 mod cli;
 mod examples;
+mod frameworks;
 mod harness;
 mod methods;
 mod paths;
@@ -13,6 +15,7 @@ mod revocation;
 mod spoofing;
 mod static_files;
 mod stopping;
+mod stream;
 mod tls;
 mod wire;
 mod workers;

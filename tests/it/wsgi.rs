@@ -4,6 +4,7 @@ mod answer;
 mod closing;
 mod environ;
 mod input;
+mod letter;
 mod logs;
 mod validated;
 

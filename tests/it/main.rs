@@ -3,6 +3,7 @@
 
 mod asgi;
 mod cli;
+mod corpus;
 mod examples;
 mod frameworks;
 mod harness;

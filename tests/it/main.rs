@@ -1,6 +1,7 @@
 //! Stories through the real door: the real program on a free port, TLS, real workers, a real store.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod aborts;
 mod asgi;
 mod cli;
 mod corpus;

@@ -347,6 +347,8 @@ pub enum Reason {
     ApplicationUnavailable,
     /// The application's queue is full.
     QueueFull,
+    /// It waited too long for a thread of the application.
+    QueueTimeout,
     /// The application did not answer in time.
     ApplicationTimeout,
     /// The worker died while it ran the request.
@@ -387,6 +389,7 @@ impl Reason {
             Self::RequestTimeout => "request-timeout",
             Self::ApplicationUnavailable => "application-unavailable",
             Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
             Self::ApplicationTimeout => "application-timeout",
             Self::WorkerLost => "worker-lost",
             Self::ApplicationError => "application-error",

@@ -258,6 +258,9 @@ impl Operator {
             enabled: app.enabled,
             start_timeout: app.start_timeout.unwrap_or(config.timeouts.start),
             stop_timeout: app.stop_timeout.unwrap_or(config.timeouts.stop),
+            deadlock_timeout: app.deadlock_timeout.unwrap_or(config.timeouts.deadlock),
+            max_requests: app.max_requests,
+            max_memory: app.max_memory,
             log: AppLog::new(self.telemetry.open(&telemetry::application_file(&app.name)), log_path(config, &app.name)),
         };
         world.routes.all().iter().map(plan).collect()
@@ -440,6 +443,8 @@ impl Operator {
                 enabled: app.enabled,
                 state: reports.get(&app.name).map_or(status::AppState::Starting, |report| state(report.state)),
                 workers: reports.get(&app.name).map(workers).unwrap_or_default(),
+                restarts: reports.get(&app.name).map_or(0, |report| report.restarts),
+                recycled: reports.get(&app.name).map_or(0, |report| report.recycled),
                 last_error: reports.get(&app.name).and_then(|report| report.last_error.clone()),
                 log: log_path(&world.config, &app.name).display().to_string(),
             })
@@ -527,7 +532,6 @@ fn workers(report: &AppReport) -> Vec<WorkerStatus> {
         state: "ready".to_owned(),
         python: Some(worker.python.clone()),
         requests: worker.shared.served.load(Ordering::Relaxed),
-        restarts: report.restarts,
     };
     report.workers.iter().map(one).collect()
 }

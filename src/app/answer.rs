@@ -34,7 +34,7 @@ pub struct Head {
 pub enum Answer {
     /// Head and body at once.
     Complete(Head, Bytes),
-    /// The body follows: [`crate::app::lane::Ticket::poll_chunk`].
+    /// The body follows: [`crate::app::lane::Ticket::poll_piece`].
     Streaming(Head),
 }
 

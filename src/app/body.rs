@@ -1,14 +1,16 @@
-//! Bodies in both directions, bounded in memory and time.
+//! Bodies in both directions, bounded in memory, disk and time.
 //!
-//! A request's body reaches the worker in one of three ways: *inline* with the head when it is small; *followed* in
-//! chunks when its length is known, within the window that the worker grants; *measured* first when it has no length,
-//! because Django and others read a missing CONTENT_LENGTH as an empty body: it is collected in memory up to a limit,
-//! then in an unlinked temporary file.
+//! A request's body is complete before its application is called: a client that trickles holds neither a thread of the
+//! application nor its lane, one that goes away is never seen by it, and CONTENT_LENGTH is always known (Django and
+//! others read a missing one as an empty body). Small bodies travel with the head; larger ones wait in memory, then in
+//! an unlinked file. An application that wants to see its bodies as they come says `stream_bodies = true`.
 
 use std::{
+    path::Path,
     pin::Pin,
+    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -18,58 +20,140 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 
 use crate::{
     app::{
-        lane::{BodySender, Failure, Ticket},
+        file::SentFile,
+        lane::{BodySender, Failure, Piece, Ticket},
         pool::Seat,
     },
+    config::Config,
     model::Reason,
+    policy::Application,
 };
 
 /// The largest body that travels with its head in one frame.
 const INLINE_MOST: u64 = 64 * 1024;
 
-/// A body without a length is kept in memory up to here, then in a file.
+/// One body is kept in memory up to here, then in a file.
 const MEMORY_MOST: usize = 1024 * 1024;
 
-/// One read of the temporary file.
-const FILE_CHUNK: usize = 64 * 1024;
+/// One write or read of that file.
+const FILE_CHUNK: usize = 256 * 1024;
+
+/// The least average rate of a body, bytes per second, counted from `timeouts.body` after its beginning: a client that
+/// sends a byte now and then must not hold a place in the queue of its application for ever.
+const LEAST_RATE: u64 = 500;
+
+/// What bodies hold in memory and in files, over all data threads, bytes.
+static HELD: Held = Held { memory: AtomicU64::new(0), disk: AtomicU64::new(0) };
+
+struct Held {
+    memory: AtomicU64,
+    disk: AtomicU64,
+}
+
+/// A part of [`HELD`], given back when dropped.
+struct Share {
+    of: &'static AtomicU64,
+    bytes: u64,
+}
+
+impl Share {
+    fn new(of: &'static AtomicU64) -> Self {
+        Self { of, bytes: 0 }
+    }
+
+    /// Takes `more` bytes unless that makes more than `most` in all.
+    fn grow(&mut self, more: u64, most: u64) -> bool {
+        let fits = self.of.fetch_add(more, Ordering::Relaxed) + more <= most;
+        if fits {
+            self.bytes += more;
+        } else {
+            self.of.fetch_sub(more, Ordering::Relaxed);
+        }
+        fits
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
 
 /// A request's body on its way to the worker.
 pub enum RequestBody {
     /// Complete, possibly empty.
     Inline(Bytes),
-    /// Still coming, at most that many bytes: its length was announced, or the application takes it as it comes.
+    /// Still coming, at most that many bytes, to an application that takes it as it comes.
     Follows(Incoming, u64),
-    /// Complete, in memory.
-    Measured(Bytes),
-    /// Complete, in an unlinked file of that many bytes.
-    Filed(tokio::fs::File, u64),
+    /// Complete, in memory or in a file.
+    Kept(Kept),
+}
+
+/// A complete body that does not fit beside its head.
+pub struct Kept {
+    /// What is not in the file; all of it when there is none.
+    memory: Bytes,
+    file: Option<tokio::fs::File>,
+    length: u64,
+    _shares: [Share; 2],
+}
+
+/// What is accepted of a request's body, and where it waits.
+pub struct Terms<'a> {
+    /// The most bytes that the application accepts.
+    limit: u64,
+    /// Whether the application takes it as it comes.
+    stream: bool,
+    /// The longest silence of the client.
+    pub pause: Duration,
+    /// The most that all bodies may hold in memory, bytes.
+    memory: u64,
+    /// The same in files.
+    disk: u64,
+    /// Where the files are.
+    directory: &'a Path,
+}
+
+impl<'a> Terms<'a> {
+    /// Those of one application.
+    #[must_use]
+    pub fn of(config: &'a Config, app: &Application) -> Self {
+        Self {
+            limit: app.body_bytes.unwrap_or(config.limits.body_bytes),
+            stream: app.stream_bodies,
+            pause: config.timeouts.body,
+            memory: config.limits.body_memory,
+            disk: config.limits.body_disk,
+            directory: &config.data,
+        }
+    }
 }
 
 impl RequestBody {
-    /// Brings a body into a form that can be sent. `limit` is the most bytes the application accepts, `pause` the longest
-    /// silence of the client; with `stream`, a body without a length is passed on as it comes.
+    /// Brings a body into a form that can be sent.
     ///
     /// # Errors
     /// [`Reason::BodyTooLarge`] before anything is read when the length says so; [`Reason::RequestTimeout`] and
-    /// [`Reason::BadRequest`] when the client stops or breaks it.
-    pub async fn prepare(body: Incoming, limit: u64, stream: bool, pause: Duration) -> Result<Self, Reason> {
+    /// [`Reason::BadRequest`] when the client stops, trickles or breaks it; [`Reason::QueueFull`] when all bodies
+    /// together hold as much as they may.
+    pub async fn prepare(body: Incoming, terms: &Terms<'_>) -> Result<Self, Reason> {
         if body.is_end_stream() {
             return Ok(Self::Inline(Bytes::new()));
         }
         match body.size_hint().exact() {
-            Some(length) if length > limit => Err(Reason::BodyTooLarge),
-            Some(length) if length > INLINE_MOST => Ok(Self::Follows(body, length)),
-            None if stream => Ok(Self::Follows(body, limit)),
-            _ => collect(body, limit, pause).await,
+            Some(length) if length > terms.limit => Err(Reason::BodyTooLarge),
+            Some(length) if terms.stream && length > INLINE_MOST => Ok(Self::Follows(body, length)),
+            None if terms.stream => Ok(Self::Follows(body, terms.limit)),
+            length => collect(body, length, terms).await,
         }
     }
 
-    /// The length, when the gate measured it.
+    /// The length, when the gate has all of it.
     pub fn measured(&self) -> Option<u64> {
         match self {
             Self::Inline(bytes) if bytes.is_empty() => None,
-            Self::Inline(bytes) | Self::Measured(bytes) => Some(bytes.len() as u64),
-            Self::Filed(_, length) => Some(*length),
+            Self::Inline(bytes) => Some(bytes.len() as u64),
+            Self::Kept(kept) => Some(kept.length),
             Self::Follows(..) => None,
         }
     }
@@ -82,49 +166,111 @@ impl RequestBody {
             Self::Follows(body, most) => {
                 tokio::task::spawn_local(follow(body, most, sender, pause));
             }
-            Self::Measured(bytes) => {
-                tokio::task::spawn_local(async move {
-                    if sender.send(bytes).await.is_ok() {
-                        sender.finish();
-                    }
-                });
-            }
-            Self::Filed(file, _) => {
-                tokio::task::spawn_local(send_file(file, sender));
+            Self::Kept(kept) => {
+                tokio::task::spawn_local(kept.send(sender));
             }
         }
     }
 }
 
-/// Reads a whole body: into memory, and on into a file when it grows.
-async fn collect(mut body: Incoming, limit: u64, pause: Duration) -> Result<RequestBody, Reason> {
-    let mut memory = BytesMut::new();
+/// Reads a whole body: into memory, and on into a file when it grows or when all bodies together are many.
+async fn collect(mut body: Incoming, length: Option<u64>, terms: &Terms<'_>) -> Result<RequestBody, Reason> {
+    let (mut in_memory, mut on_disk) = (Share::new(&HELD.memory), Share::new(&HELD.disk));
+    let mut memory = BytesMut::with_capacity(length.map_or(0, |length| length.min(INLINE_MOST) as usize));
     let mut file: Option<tokio::fs::File> = None;
     let mut total = 0u64;
-    while let Some(data) = next_data(&mut body, pause).await? {
+    let pace = Pace { began: Instant::now(), pause: terms.pause };
+    while let Some(data) = next_data(&mut body, pace.patience(total)?).await? {
         total += data.len() as u64;
-        if total > limit {
+        if total > terms.limit {
             return Err(Reason::BodyTooLarge);
         }
-        match &mut file {
-            Some(file) => file.write_all(&data).await.map_err(no_room)?,
-            None if memory.len() + data.len() <= MEMORY_MOST => memory.extend_from_slice(&data),
-            None => {
-                let mut spilled = tokio::fs::File::from_std(tempfile::tempfile().map_err(no_room)?);
-                spilled.write_all(&memory).await.map_err(no_room)?;
-                spilled.write_all(&data).await.map_err(no_room)?;
-                memory = BytesMut::new();
-                file = Some(spilled);
+        if file.is_none() && total > INLINE_MOST {
+            // Announced lengths are believed here alone: a body that will not fit goes to its file at once.
+            let expected = length.unwrap_or(total).max(total);
+            let fits = expected <= MEMORY_MOST as u64 && in_memory.grow(total - in_memory.bytes, terms.memory);
+            if fits {
+                memory.reserve(usize::try_from(expected).unwrap_or(0).saturating_sub(memory.len()));
+            } else {
+                let created = tempfile::tempfile_in(terms.directory).map_err(no_room)?;
+                file = Some(tokio::fs::File::from_std(created));
             }
         }
-    }
-    match file {
-        Some(mut file) => {
-            file.rewind().await.map_err(no_room)?;
-            Ok(RequestBody::Filed(file, total))
+        memory.extend_from_slice(&data);
+        if let Some(file) = &mut file
+            && memory.len() >= FILE_CHUNK
+        {
+            spill(&mut memory, file, &mut on_disk, terms).await?;
         }
-        None if total <= INLINE_MOST => Ok(RequestBody::Inline(memory.freeze())),
-        None => Ok(RequestBody::Measured(memory.freeze())),
+    }
+    if total <= INLINE_MOST {
+        return Ok(RequestBody::Inline(memory.freeze()));
+    }
+    if let Some(file) = &mut file {
+        spill(&mut memory, file, &mut on_disk, terms).await?;
+        // Its writes are done on another thread; the last one's error is told here.
+        file.flush().await.map_err(no_room)?;
+        file.rewind().await.map_err(no_room)?;
+    }
+    let kept = Kept { memory: memory.freeze(), file, length: total, _shares: [in_memory, on_disk] };
+    Ok(RequestBody::Kept(kept))
+}
+
+async fn spill(
+    memory: &mut BytesMut,
+    file: &mut tokio::fs::File,
+    on_disk: &mut Share,
+    terms: &Terms<'_>,
+) -> Result<(), Reason> {
+    if !on_disk.grow(memory.len() as u64, terms.disk) {
+        tracing::warn!(
+            most = terms.disk,
+            "request bodies that wait fill what they may (`body_disk` under [limits]): one more was refused"
+        );
+        return Err(Reason::QueueFull);
+    }
+    file.write_all(memory).await.map_err(no_room)?;
+    memory.clear();
+    Ok(())
+}
+
+/// How long a body may take.
+struct Pace {
+    began: Instant,
+    pause: Duration,
+}
+
+impl Pace {
+    /// How long the next piece may take after `total` bytes.
+    fn patience(&self, total: u64) -> Result<Duration, Reason> {
+        let allowed = self.pause + Duration::from_millis(total.saturating_mul(1000) / LEAST_RATE);
+        let left = allowed.saturating_sub(self.began.elapsed());
+        if left.is_zero() { Err(Reason::RequestTimeout) } else { Ok(self.pause.min(left)) }
+    }
+}
+
+impl Kept {
+    async fn send(mut self, sender: BodySender) {
+        if let Some(file) = &mut self.file {
+            loop {
+                let mut chunk = BytesMut::with_capacity(FILE_CHUNK);
+                match file.read_buf(&mut chunk).await {
+                    Ok(0) => break,
+                    Ok(_) => {
+                        if sender.send(chunk.freeze()).await.is_err() {
+                            return;
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "a request body could not be read back");
+                        return sender.abort();
+                    }
+                }
+            }
+        }
+        if sender.send(std::mem::take(&mut self.memory)).await.is_ok() {
+            sender.finish();
+        }
     }
 }
 
@@ -177,24 +323,6 @@ async fn follow(mut body: Incoming, most: u64, sender: BodySender, pause: Durati
     }
 }
 
-async fn send_file(mut file: tokio::fs::File, sender: BodySender) {
-    loop {
-        let mut chunk = BytesMut::with_capacity(FILE_CHUNK);
-        match file.read_buf(&mut chunk).await {
-            Ok(0) => return sender.finish(),
-            Ok(_) => {
-                if sender.send(chunk.freeze()).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) => {
-                tracing::error!(%error, "a request body could not be read back");
-                return sender.abort();
-            }
-        }
-    }
-}
-
 /// A response's body.
 pub struct Body {
     kind: Kind,
@@ -218,10 +346,9 @@ enum Kind {
     /// An answer to HEAD.
     Hidden,
     Full(Bytes),
-    Streaming {
-        ticket: Ticket,
-        _seat: Seat,
-    },
+    Streaming(Ticket, Seat),
+    /// A file out of such an answer, and what comes after it.
+    Handed(SentFile, Option<(Ticket, Seat)>),
     File(Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = std::io::Error>>>),
     Over,
 }
@@ -253,7 +380,7 @@ impl Body {
     /// What an application sends as it goes; its seat is held until the end.
     #[must_use]
     pub fn streaming(ticket: Ticket, seat: Seat) -> Self {
-        Self::of(Kind::Streaming { ticket, _seat: seat })
+        Self::of(Kind::Streaming(ticket, seat))
     }
 
     /// A file, or a part of it.
@@ -282,7 +409,29 @@ impl Body {
         match &mut self.kind {
             Kind::Empty | Kind::Hidden | Kind::Over => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Kind::Streaming { ticket, .. } => ticket.poll_chunk(cx).map_err(BodyError::from),
+            Kind::Streaming(ticket, _) => match std::task::ready!(ticket.poll_piece(cx)) {
+                None => Poll::Ready(None),
+                Some(Err(failure)) => Poll::Ready(Some(Err(failure.into()))),
+                Some(Ok(Piece::Bytes(bytes))) => Poll::Ready(Some(Ok(bytes))),
+                Some(Ok(Piece::File(file))) => {
+                    if let Kind::Streaming(ticket, seat) = std::mem::replace(&mut self.kind, Kind::Over) {
+                        // An application that has given away all it had is not held by whoever downloads it.
+                        let rest = (!ticket.is_drained()).then_some((ticket, seat));
+                        self.kind = Kind::Handed(file, rest);
+                    }
+                    self.poll_kind(cx)
+                }
+            },
+            Kind::Handed(file, rest) => match std::task::ready!(file.poll_chunk(cx)) {
+                Some(chunk) => Poll::Ready(Some(chunk.map_err(BodyError::from))),
+                None => match rest.take() {
+                    Some((ticket, seat)) => {
+                        self.kind = Kind::Streaming(ticket, seat);
+                        self.poll_kind(cx)
+                    }
+                    None => Poll::Ready(None),
+                },
+            },
             Kind::File(body) => loop {
                 match std::task::ready!(body.as_mut().poll_frame(cx)) {
                     None => return Poll::Ready(None),
@@ -333,14 +482,15 @@ impl hyper::body::Body for Body {
             Kind::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Empty | Kind::Over | Kind::Hidden => SizeHint::with_exact(0),
             Kind::File(body) => body.size_hint(),
-            Kind::Streaming { .. } => SizeHint::default(),
+            Kind::Streaming(..) | Kind::Handed(..) => SizeHint::default(),
         }
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let cut = self.cut || matches!(self.kind, Kind::Streaming { .. } | Kind::File(_) | Kind::Full(_));
+        let cut =
+            self.cut || matches!(self.kind, Kind::Streaming(..) | Kind::Handed(..) | Kind::File(_) | Kind::Full(_));
         if let Some(done) = self.done.take() {
             done(Sent { bytes: self.sent, cut });
         }

@@ -11,6 +11,9 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     future::poll_fn,
+    io::IoSliceMut,
+    mem::MaybeUninit,
+    os::unix::net::UnixStream as Socket,
     rc::{Rc, Weak},
     sync::{Arc, atomic::Ordering},
     task::{Context, Poll, Waker},
@@ -19,14 +22,17 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use portcullis_wire::{
-    Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, begin, end, fail_payload, put_empty,
-    put_frame, put_u32, take_frame, u32_payload,
+    FailKind, FileRange, Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, begin, end,
+    fail_payload, put_empty, put_frame, put_u32, take_frame, u32_payload,
 };
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use slab::Slab;
 use tokio::net::UnixStream;
 
 use crate::app::{
     answer::{Answer, read_head},
+    file::SentFile,
+    launch::LaneSockets,
     pool::{WorkerCommand, WorkerShared},
 };
 
@@ -49,6 +55,9 @@ const STALL_CHECK: Duration = Duration::from_secs(5);
 /// Why an exchange has no (whole) answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
+    /// Its time in the queue was up before it had begun.
+    #[error("the request was withdrawn from the queue")]
+    NotBegun,
     /// The application failed; its log has the traceback.
     #[error("the application failed")]
     Application,
@@ -65,6 +74,8 @@ pub struct Lane {
     worker: Arc<WorkerShared>,
     index: u32,
     retired: Cell<bool>,
+    /// Where descriptors come from.
+    files: Socket,
     state: RefCell<State>,
 }
 
@@ -82,7 +93,7 @@ struct State {
 struct Exchange {
     generation: u16,
     phase: Phase,
-    chunks: VecDeque<Bytes>,
+    chunks: VecDeque<Piece>,
     /// Bytes in `chunks`: never above the window.
     buffered: u32,
     consumed: u32,
@@ -96,8 +107,19 @@ struct Exchange {
     given_up: Option<Failure>,
     /// The client is gone; the slot stays until the worker closes the exchange.
     abandoned: bool,
+    /// What the worker said when it was last asked, until somebody has heard it.
+    progress: Option<u32>,
     /// Its time is up; counted in [`WorkerShared::overdue`].
     overdue: bool,
+}
+
+/// A piece of an answer's body.
+#[derive(Debug)]
+pub enum Piece {
+    /// These bytes.
+    Bytes(Bytes),
+    /// What stands in a file.
+    File(SentFile),
 }
 
 enum Phase {
@@ -110,18 +132,19 @@ enum Phase {
 }
 
 impl Lane {
-    /// Takes over a connected socket and starts the task that serves it; call inside a `LocalSet`.
+    /// Takes over connected sockets and starts the task that serves it; call inside a `LocalSet`.
     ///
     /// # Errors
     /// The socket cannot be registered with the runtime.
     pub fn open(
         worker: Arc<WorkerShared>,
         index: u32,
-        socket: std::os::unix::net::UnixStream,
+        LaneSockets { frames, files }: LaneSockets,
     ) -> std::io::Result<Rc<Self>> {
-        socket.set_nonblocking(true)?;
-        let socket = UnixStream::from_std(socket)?;
-        let lane = Rc::new(Self { worker, index, retired: Cell::new(false), state: RefCell::new(State::default()) });
+        frames.set_nonblocking(true)?;
+        let socket = UnixStream::from_std(frames)?;
+        let state = RefCell::new(State::default());
+        let lane = Rc::new(Self { worker, index, retired: Cell::new(false), files, state });
         tokio::task::spawn_local(Rc::clone(&lane).serve(socket));
         tokio::task::spawn_local(watch_for_stalls(Rc::downgrade(&lane)));
         Ok(lane)
@@ -164,6 +187,7 @@ impl Lane {
             waiting_since: None,
             given_up: None,
             abandoned: false,
+            progress: None,
             overdue: false,
         });
         let id = request_id(slot, generation);
@@ -276,12 +300,34 @@ impl Lane {
     fn dispatch(&self, input: &mut BytesMut) -> Result<(), Malformed> {
         let mut state = self.state.borrow_mut();
         while let Some(frame) = take_frame(input)? {
-            let (slot, done) = state.receive(frame)?;
+            let file = if frame.kind == Kind::File { Some(self.take_file(&frame)?) } else { None };
+            let (slot, done) = state.receive(frame, file)?;
             if done && state.exchanges[slot].abandoned {
                 self.finished_one(&state.exchanges.remove(slot));
             }
         }
         Ok(())
+    }
+
+    /// The descriptor that belongs to a [`Kind::File`] frame: sent before it, so it is here, and named like it.
+    fn take_file(&self, frame: &Frame) -> Result<SentFile, Malformed> {
+        let range = FileRange::parse(&frame.payload)?;
+        let mut name = [0; 4];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        let received = recvmsg(&self.files, &mut [IoSliceMut::new(&mut name)], &mut ancillary, flags)
+            .map_err(|_| Malformed("a file without its descriptor"))?;
+        // What is beyond the room for one descriptor, the kernel has closed already.
+        let whole = received.bytes == name.len() && !received.flags.contains(ReturnFlags::CTRUNC);
+        let mut descriptors = ancillary.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        match descriptors.next().and_then(|mut descriptors| descriptors.next()) {
+            Some(descriptor) if whole && u32::from_le_bytes(name) == frame.request => SentFile::new(descriptor, range),
+            _ => Err(Malformed("a file with another descriptor than its own")),
+        }
     }
 
     fn finished_one(&self, exchange: &Exchange) {
@@ -330,12 +376,12 @@ impl State {
     }
 
     /// Takes in one frame; tells the slot and whether the exchange is over.
-    fn receive(&mut self, frame: Frame) -> Result<(usize, bool), Malformed> {
+    fn receive(&mut self, frame: Frame, file: Option<SentFile>) -> Result<(usize, bool), Malformed> {
         let (slot, _) = slot_and_generation(frame.request);
         let Some(exchange) = self.get(frame.request) else {
             return Err(Malformed("an answer to a request that is not under way"));
         };
-        exchange.receive(frame)?;
+        exchange.receive(frame, file)?;
         Ok((slot, exchange.is_over()))
     }
 
@@ -371,6 +417,28 @@ impl Exchange {
         self.wake();
     }
 
+    /// The head that has come and was not looked at yet, or why there is none; `None` while it is waited for.
+    fn take_head(&mut self) -> Option<Result<(Kind, Bytes), Failure>> {
+        match &self.phase {
+            Phase::Answered(Kind::End, _) => {
+                self.phase = Phase::Ended;
+                match self.chunks.pop_front() {
+                    Some(Piece::Bytes(head)) => Some(Ok((Kind::Head, head))),
+                    _ => Some(Err(Failure::WorkerLost)),
+                }
+            }
+            Phase::Answered(kind, head) => {
+                let answered = (*kind, head.clone());
+                if *kind == Kind::Head {
+                    self.phase = Phase::Streaming;
+                }
+                Some(Ok(answered))
+            }
+            Phase::Failed(failure) => Some(Err(*failure)),
+            Phase::Waiting | Phase::Streaming | Phase::Ended => None,
+        }
+    }
+
     /// Whether the worker has said its last word about it.
     fn is_over(&self) -> bool {
         matches!(self.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _))
@@ -382,7 +450,7 @@ impl Exchange {
         }
     }
 
-    fn receive(&mut self, frame: Frame) -> Result<(), Malformed> {
+    fn receive(&mut self, frame: Frame, file: Option<SentFile>) -> Result<(), Malformed> {
         let waiting = matches!(self.phase, Phase::Waiting);
         let streaming = matches!(self.phase, Phase::Streaming | Phase::Answered(Kind::Head, _));
         match frame.kind {
@@ -401,13 +469,21 @@ impl Exchange {
                     self.buffered = 0;
                 } else {
                     self.waiting_since.get_or_insert_with(Instant::now);
-                    self.chunks.push_back(frame.payload);
+                    self.chunks.push_back(Piece::Bytes(frame.payload));
                 }
             }
+            Kind::File if streaming => match file {
+                // One at a time: each is a descriptor of ours.
+                Some(_) if self.chunks.iter().any(|piece| matches!(piece, Piece::File(_))) => {
+                    return Err(Malformed("a second file in one answer"));
+                }
+                Some(file) if !self.abandoned && self.given_up.is_none() => self.chunks.push_back(Piece::File(file)),
+                _ => {}
+            },
             Kind::End if streaming => {
                 // The head may not have been looked at yet; it is taken first, then the chunks, then this.
                 if let Phase::Answered(_, head) = &self.phase {
-                    self.chunks.push_front(head.clone());
+                    self.chunks.push_front(Piece::Bytes(head.clone()));
                     self.phase = Phase::Answered(Kind::End, Bytes::new());
                 } else {
                     self.phase = Phase::Ended;
@@ -415,10 +491,12 @@ impl Exchange {
             }
             Kind::Fail if waiting || streaming => {
                 let (kind, _) = fail_payload(&frame.payload)?;
-                tracing::debug!(?kind, "the application failed");
-                // Whatever the kind: the client is told that the application failed, its log tells how.
-                self.phase = Phase::Failed(Failure::Application);
+                tracing::debug!(?kind, "no answer");
+                // Otherwise the client is told that the application failed, and its log tells how.
+                let withdrawn = kind == FailKind::NotBegun && waiting;
+                self.phase = Phase::Failed(if withdrawn { Failure::NotBegun } else { Failure::Application });
             }
+            Kind::Progress => self.progress = Some(u32_payload(&frame.payload)?),
             Kind::BodyCredit => {
                 self.body_window = self.body_window.saturating_add(u32_payload(&frame.payload)?);
                 if self.body_window > INITIAL_WINDOW {
@@ -432,6 +510,15 @@ impl Exchange {
     }
 }
 
+/// What a worker has to say to a request that is waited for.
+#[derive(Debug)]
+pub enum Word {
+    /// The head of its answer, or why there is none.
+    Answer(Result<Answer, Failure>),
+    /// It has been running for so many milliseconds, or [`portcullis_wire::NOT_BEGUN`].
+    Progress(u32),
+}
+
 /// The right to one answer. Dropping it before the end tells the worker that nobody wants it any more.
 pub struct Ticket {
     lane: Rc<Lane>,
@@ -439,56 +526,54 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits for the answer's head.
-    ///
-    /// # Errors
-    /// The application failed, or the worker was lost.
-    pub async fn answer(&self) -> Result<Answer, Failure> {
-        let (kind, payload) = poll_fn(|cx| {
+    /// Waits for the answer's head, or for how the request is doing if that was asked ([`Ticket::ask`]).
+    pub async fn word(&self) -> Word {
+        poll_fn(|cx| {
             let mut state = self.lane.state.borrow_mut();
-            let Some(exchange) = state.get(self.id) else { return Poll::Ready(Err(Failure::WorkerLost)) };
-            match &exchange.phase {
-                Phase::Answered(Kind::End, _) => {
-                    let head = exchange.chunks.pop_front().unwrap_or_default();
-                    exchange.phase = Phase::Ended;
-                    Poll::Ready(Ok((Kind::Head, head)))
-                }
-                Phase::Answered(Kind::Head, head) => {
-                    let head = head.clone();
-                    exchange.phase = Phase::Streaming;
-                    Poll::Ready(Ok((Kind::Head, head)))
-                }
-                Phase::Answered(kind, payload) => Poll::Ready(Ok((*kind, payload.clone()))),
-                Phase::Failed(failure) => Poll::Ready(Err(*failure)),
-                Phase::Waiting | Phase::Streaming | Phase::Ended => {
+            let Some(exchange) = state.get(self.id) else { return Poll::Ready(Word::Answer(Err(Failure::WorkerLost))) };
+            if let Some(millis) = exchange.progress.take() {
+                return Poll::Ready(Word::Progress(millis));
+            }
+            match exchange.take_head() {
+                Some(head) => Poll::Ready(Word::Answer(head.and_then(|(kind, head)| self.read(kind, &head)))),
+                None => {
                     exchange.reader = Some(cx.waker().clone());
                     Poll::Pending
                 }
             }
         })
-        .await?;
-        read_head(&payload, kind == Kind::Response)
-            .map(|(head, body)| match kind {
-                Kind::Response => Answer::Complete(head, body),
-                _ => Answer::Streaming(head),
-            })
-            .map_err(|error| {
-                tracing::error!(worker = self.lane.worker.id, %error, "a worker sent an unreadable head");
-                self.lane.worker.command(WorkerCommand::Replace("it sent an unreadable head"));
-                Failure::WorkerLost
-            })
+        .await
+    }
+
+    fn read(&self, kind: Kind, payload: &Bytes) -> Result<Answer, Failure> {
+        let (head, body) = read_head(payload, kind == Kind::Response).map_err(|error| {
+            tracing::error!(worker = self.lane.worker.id, %error, "a worker sent an unreadable head");
+            self.lane.worker.command(WorkerCommand::Replace("it sent an unreadable head"));
+            Failure::WorkerLost
+        })?;
+        Ok(if kind == Kind::Response { Answer::Complete(head, body) } else { Answer::Streaming(head) })
+    }
+
+    /// Asks how the request is doing; with `withdraw`, it is taken back if it has not begun.
+    pub fn ask(&self, withdraw: bool) {
+        let mut state = self.lane.state.borrow_mut();
+        put_empty(&mut state.out, self.id, if withdraw { Kind::Withdraw } else { Kind::Probe });
+        state.wake_task();
     }
 
     /// The next piece of a streaming answer; `None` at its end.
-    pub fn poll_chunk(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Failure>>> {
+    pub fn poll_piece(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, Failure>>> {
         let mut state = self.lane.state.borrow_mut();
         let state = &mut *state;
         let Some(exchange) = state.get(self.id) else { return Poll::Ready(Some(Err(Failure::WorkerLost))) };
         if let Some(failure) = exchange.given_up {
             return Poll::Ready(Some(Err(failure)));
         }
-        if let Some(chunk) = exchange.chunks.pop_front() {
-            let length = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        if let Some(piece) = exchange.chunks.pop_front() {
+            let length = match &piece {
+                Piece::Bytes(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+                Piece::File(_) => 0,
+            };
             exchange.buffered = exchange.buffered.saturating_sub(length);
             exchange.consumed += length;
             exchange.waiting_since = (!exchange.chunks.is_empty()).then(Instant::now);
@@ -497,7 +582,7 @@ impl Ticket {
                 put_u32(&mut state.out, self.id, Kind::Credit, consumed);
                 state.wake_task();
             }
-            return Poll::Ready(Some(Ok(chunk)));
+            return Poll::Ready(Some(Ok(piece)));
         }
         match exchange.phase {
             Phase::Ended => Poll::Ready(None),
@@ -507,6 +592,12 @@ impl Ticket {
                 Poll::Pending
             }
         }
+    }
+
+    /// Whether the worker has said its last word and all of it was taken: nothing more comes.
+    pub fn is_drained(&self) -> bool {
+        let mut state = self.lane.state.borrow_mut();
+        state.get(self.id).is_none_or(|exchange| matches!(exchange.phase, Phase::Ended) && exchange.chunks.is_empty())
     }
 
     /// A handle for the task that sends the request's body.

@@ -70,7 +70,24 @@ pub struct Launched {
     /// Our end of its control socket.
     pub control: UnixStream,
     /// Our ends of its lanes, one per data thread.
-    pub lanes: Vec<UnixStream>,
+    pub lanes: Vec<LaneSockets>,
+}
+
+/// One end of a lane.
+#[derive(Debug)]
+pub struct LaneSockets {
+    /// Frames, both ways.
+    pub frames: UnixStream,
+    /// Descriptors of files that answers consist of, from the worker. A socket of its own: a descriptor can only be taken
+    /// in by a kind of read that would cost every other frame a copy.
+    pub files: UnixStream,
+}
+
+impl LaneSockets {
+    fn pair() -> Result<(Self, Self), LaunchError> {
+        let ((frames, theirs), (files, from)) = (pair()?, pair()?);
+        Ok((Self { frames, files }, Self { frames: theirs, files: from }))
+    }
 }
 
 /// Why a worker could not be started at all.
@@ -181,13 +198,13 @@ impl Launch {
             .kill_on_drop(true)
             .spawn()
             .map_err(io(format!("{} could not be started", python.display())))?;
-        let pairs: Vec<_> = (0..lanes.min(MAX_LANES)).map(|_| pair()).collect::<Result<_, _>>()?;
+        let pairs: Vec<_> = (0..lanes.min(MAX_LANES)).map(|_| LaneSockets::pair()).collect::<Result<_, _>>()?;
         let (lanes, theirs): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
         self.instruct(&control, &theirs).map_err(io("the worker could not be told what to run".to_owned()))?;
         Ok(Launched { child, control, lanes })
     }
 
-    fn instruct(&self, control: &UnixStream, lanes: &[UnixStream]) -> std::io::Result<()> {
+    fn instruct(&self, control: &UnixStream, lanes: &[LaneSockets]) -> std::io::Result<()> {
         let mut message = BytesMut::new();
         let start = begin(&mut message, 0, Kind::Boot);
         self.boot.put(&mut message);
@@ -196,8 +213,9 @@ impl Launch {
 
         message.clear();
         put_u32(&mut message, 0, Kind::Lanes, u32::try_from(lanes.len()).unwrap_or(0));
-        let descriptors: Vec<BorrowedFd<'_>> = lanes.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LANES))];
+        let descriptors: Vec<BorrowedFd<'_>> =
+            lanes.iter().flat_map(|lane| [lane.frames.as_fd(), lane.files.as_fd()]).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * MAX_LANES))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
             return Err(std::io::Error::other("too many lanes for one message"));

@@ -2,11 +2,14 @@
 //! served, never because a path happened to lead here.
 //!
 //! Reading order: [`serve`] (a file or the worker) · `request` (what the application sees) · `body` (both directions) ·
+//! `file` (answers that are files) · `deadlines` (how long it may take) ·
 //! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `worker`, `supervise` (the control thread's view) ·
 //! `static_files` · `log`.
 
 pub mod answer;
 pub mod body;
+pub mod deadlines;
+pub mod file;
 pub mod lane;
 pub mod launch;
 pub mod log;
@@ -24,8 +27,8 @@ use hyper::{body::Incoming, ext::ReasonPhrase};
 use crate::{
     app::{
         answer::{Answer, Head},
-        body::{Body, RequestBody},
-        lane::{Failure, Ticket},
+        body::{Body, RequestBody, Terms},
+        deadlines::Deadlines,
         launch::{Launch, LaunchKey},
         pool::Pools,
         worker::{Start, Worker},
@@ -66,7 +69,7 @@ pub struct Applications<'a> {
 /// What a served request cost.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Served {
-    /// How long it waited in the worker before it ran, microseconds.
+    /// How long it waited for a worker, and in it for a thread, microseconds.
     pub queued_us: u32,
 }
 
@@ -98,38 +101,30 @@ async fn call(
     served: &mut Served,
 ) -> Result<Response<Body>, Reason> {
     let (config, app) = (applications.config, permit.app());
-    let limit = app.body_bytes.unwrap_or(config.limits.body_bytes);
     let seat = applications.pools.seat(&app.name, config.limits.queue)?;
-    let body = RequestBody::prepare(body, limit, app.stream_bodies, config.timeouts.body).await?;
+    let terms = Terms::of(config, app);
+    let body = RequestBody::prepare(body, &terms).await?;
     let launch = applications.launch.ok_or(Reason::ApplicationUnavailable)?;
-    let lane = applications.pools.lane(&app.name, launch, PATIENCE).await?;
+    let deadlines = Deadlines::of(config, app);
+    let (lane, waited) = applications.pools.lane(&app.name, launch, PATIENCE.min(deadlines.queue)).await?;
     let ticket = lane.start(|out| request::put(out, &permit, &inbound, &body));
-    body.send(&ticket, config.timeouts.body);
+    body.send(&ticket, terms.pause);
 
-    let patience = app.request_timeout.unwrap_or(config.timeouts.request);
     let head_only = inbound.parts.method == http::Method::HEAD;
-    let answer = match tokio::time::timeout(patience, ticket.answer()).await {
-        Ok(answer) => answer.map_err(|failure| match failure {
-            Failure::Application => Reason::ApplicationError,
-            Failure::WorkerLost | Failure::Stalled => Reason::WorkerLost,
-        })?,
-        Err(_) => {
-            give_up(&ticket);
-            return Err(Reason::ApplicationTimeout);
-        }
-    };
+    let answer = deadlines.answer(&ticket, waited).await.inspect_err(|reason| {
+        let queued = if *reason == Reason::QueueTimeout { deadlines.queue } else { waited };
+        served.queued_us = micros(queued);
+    })?;
     let (head, body) = match answer {
         Answer::Complete(head, bytes) => (head, Body::full(bytes)),
         Answer::Streaming(head) => (head, Body::streaming(ticket, seat)),
     };
-    served.queued_us = head.queued_us;
+    served.queued_us = head.queued_us.saturating_add(micros(waited));
     Ok(respond(head, if head_only { body.without_content() } else { body }))
 }
 
-/// Interrupts the thread that runs the request, and sees to it that the worker is replaced if that does not help.
-fn give_up(ticket: &Ticket) {
-    ticket.interrupt();
-    tokio::task::spawn_local(pool::replace_if_stuck(ticket.watch()));
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 fn respond(head: Head, body: Body) -> Response<Body> {
@@ -152,9 +147,18 @@ pub async fn probe(config: &Config, application: &Application) -> Result<portcul
     let (log, clock) = (log::AppLog::none(), Clock::System);
     let launch = Launch::of(config, application);
     let patience = application.start_timeout.unwrap_or(config.timeouts.start);
-    let worker = Worker::boot(Start { launch: &launch, lanes: 1, id: 0, patience, log, clock })
-        .await
-        .map_err(|error| error.to_string())?;
+    let worker = Worker::boot(Start {
+        launch: &launch,
+        lanes: 1,
+        id: 0,
+        patience,
+        deadlock: config.timeouts.deadlock,
+        max_requests: None,
+        log,
+        clock,
+    })
+    .await
+    .map_err(|error| error.to_string())?;
     worker.stop(Duration::ZERO).await;
     Ok(worker.ready.clone())
 }

@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::{
     app::{
         lane::{Lane, Watch},
-        launch::LaunchKey,
+        launch::{LaneSockets, LaunchKey},
     },
     model::Reason,
 };
@@ -95,8 +95,11 @@ pub struct WorkerShared {
     /// Requests whose time is up and that still hold a thread each.
     pub overdue: AtomicU32,
     threads: u32,
+    /// Requests after which it is to be replaced.
+    max_requests: u64,
     commands: mpsc::UnboundedSender<WorkerCommand>,
     idle: Notify,
+    tired: Notify,
 }
 
 /// What a data thread asks of the supervisor.
@@ -111,18 +114,21 @@ pub enum WorkerCommand {
     },
     /// Kill it and start another.
     Replace(&'static str),
+    /// The same, after it has written the stacks of its threads to its log.
+    Abort(&'static str),
     /// It closed a lane: it is on its way out, or has to be.
     LaneClosed,
 }
 
 impl WorkerShared {
-    /// A worker about to be started; its supervisor reads `commands`.
+    /// A worker about to be started; its supervisor reads `commands`. After `max_requests` it is [tired](Self::tired).
     #[must_use]
     pub fn new(
         id: u64,
         application: Arc<str>,
         launch: LaunchKey,
         threads: u16,
+        max_requests: Option<u64>,
         commands: mpsc::UnboundedSender<WorkerCommand>,
     ) -> Self {
         Self {
@@ -133,8 +139,10 @@ impl WorkerShared {
             served: AtomicU64::new(0),
             overdue: AtomicU32::new(0),
             threads: threads.into(),
+            max_requests: max_requests.unwrap_or(u64::MAX),
             commands,
             idle: Notify::new(),
+            tired: Notify::new(),
         }
     }
 
@@ -153,10 +161,18 @@ impl WorkerShared {
         if count == 0 {
             return;
         }
-        self.served.fetch_add(u64::from(count), Ordering::Relaxed);
+        let before = self.served.fetch_add(u64::from(count), Ordering::Relaxed);
+        if before < self.max_requests && before + u64::from(count) >= self.max_requests {
+            self.tired.notify_one();
+        }
         if self.in_flight.fetch_sub(count, Ordering::AcqRel) == count {
             self.idle.notify_waiters();
         }
+    }
+
+    /// Waits until it has served as many requests as it may.
+    pub async fn tired(&self) {
+        self.tired.notified().await;
     }
 
     /// Waits until it holds no request.
@@ -182,7 +198,7 @@ pub enum PoolMessage {
         /// Its index among the worker's lanes.
         index: u32,
         /// The thread's end.
-        socket: std::os::unix::net::UnixStream,
+        sockets: LaneSockets,
         /// Told when the lane takes requests.
         done: oneshot::Sender<()>,
     },
@@ -225,9 +241,9 @@ impl Pools {
                 let pool = Pool { shared, lanes: RefCell::default(), changed: Notify::new() };
                 self.by_application.borrow_mut().entry(Arc::clone(&pool.shared.name)).or_insert(Rc::new(pool));
             }
-            PoolMessage::Attach { worker, index, socket, done } => {
+            PoolMessage::Attach { worker, index, sockets, done } => {
                 if let Some(pool) = self.get(&worker.application) {
-                    match Lane::open(worker, index, socket) {
+                    match Lane::open(worker, index, sockets) {
                         Ok(lane) => {
                             let mut lanes = pool.lanes.borrow_mut();
                             lanes.retain(|lane| lane.is_open());
@@ -281,17 +297,23 @@ impl Pools {
     }
 
     /// Finds a worker for one request: of those of its launch, the one that holds the fewest. While an application starts
-    /// or its only worker is being replaced, waits up to `patience`.
+    /// or its only worker is being replaced, waits up to `patience`, and tells how long it did.
     ///
     /// # Errors
     /// [`Reason::ApplicationUnavailable`] when no worker came.
-    pub async fn lane(&self, application: &str, launch: LaunchKey, patience: Duration) -> Result<Rc<Lane>, Reason> {
+    pub async fn lane(
+        &self,
+        application: &str,
+        launch: LaunchKey,
+        patience: Duration,
+    ) -> Result<(Rc<Lane>, Duration), Reason> {
         let pool = self.get(application).ok_or(Reason::ApplicationUnavailable)?;
         if let Some(lane) = pool.least_busy(launch) {
-            return Ok(lane);
+            return Ok((lane, Duration::ZERO));
         }
+        let began = Instant::now();
         let lane = tokio::time::timeout(patience, pool.wait_for_lane(launch)).await;
-        lane.unwrap_or(None).ok_or(Reason::ApplicationUnavailable)
+        lane.unwrap_or(None).map(|lane| (lane, began.elapsed())).ok_or(Reason::ApplicationUnavailable)
     }
 }
 
@@ -333,6 +355,6 @@ impl Drop for Seat {
 pub async fn replace_if_stuck(watch: Watch) {
     tokio::time::sleep(INTERRUPT_GRACE).await;
     if watch.is_open() {
-        watch.worker().command(WorkerCommand::Replace("a request did not end after its time-out"));
+        watch.worker().command(WorkerCommand::Abort("a request did not end after its time-out"));
     }
 }

@@ -2,7 +2,7 @@
 //! when the application is reloaded, stopped in order. One task per application, all on the control thread.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::Instant,
 };
 
@@ -34,6 +35,9 @@ const BACK_OFF_MOST: Duration = Duration::from_secs(30);
 /// A worker that lived this long is not part of a crash loop.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// How often the memory of workers with a limit is looked at.
+const MEMORY_POLL: Duration = Duration::from_secs(2);
+
 /// What the supervisor is told of one application.
 #[derive(Clone)]
 pub struct Plan {
@@ -47,6 +51,12 @@ pub struct Plan {
     pub start_timeout: Duration,
     /// How long a worker may take to finish what it holds.
     pub stop_timeout: Duration,
+    /// How long an interpreter may give no sign of life.
+    pub deadlock_timeout: Duration,
+    /// Requests after which a worker is replaced.
+    pub max_requests: Option<u64>,
+    /// Resident memory beyond which a worker is replaced, bytes.
+    pub max_memory: Option<u64>,
     /// Its log.
     pub log: AppLog,
 }
@@ -62,6 +72,8 @@ pub struct AppReport {
     pub workers: Vec<WorkerReport>,
     /// Workers that were replaced because they died.
     pub restarts: u64,
+    /// Workers that were replaced because they had served or grown enough.
+    pub recycled: u64,
     /// Why the last start, restart or reload failed.
     pub last_error: Option<String>,
 }
@@ -240,6 +252,7 @@ impl Supervisor {
             state: AppState::Starting,
             workers: Vec::new(),
             restarts: 0,
+            recycled: 0,
             last_error: None,
         }));
         let (commands, acts) = mpsc::unbounded_channel();
@@ -253,6 +266,9 @@ impl Supervisor {
             ending: Arc::clone(&self.ending),
             workers: Vec::new(),
             failures: 0,
+            tired: VecDeque::new(),
+            renewing: false,
+            leaving: JoinSet::new(),
         };
         self.lock().insert(Arc::clone(&plan.name), AppTask { plan, commands, report });
         tokio::spawn(keeper.run(acts));
@@ -297,6 +313,45 @@ struct Keeper {
     workers: Vec<Running>,
     /// Deaths and failed starts in a row.
     failures: u32,
+    /// Workers that are to be replaced, and why, one after the other: a start takes a core for a while.
+    tired: VecDeque<(u64, String)>,
+    renewing: bool,
+    /// Retired workers on their way out.
+    leaving: JoinSet<()>,
+}
+
+/// Waits until a worker has served or grown enough, and says which.
+async fn until_tired(shared: Arc<WorkerShared>, pid: u32, max_memory: Option<u64>) -> String {
+    let most = max_memory.map_or(u64::MAX, |most| jittered(most, shared.id));
+    let grown = async {
+        if max_memory.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(MEMORY_POLL).await;
+            if let Some(bytes) = resident(pid).filter(|bytes| *bytes > most) {
+                return bytes;
+            }
+        }
+    };
+    tokio::select! {
+        () = shared.tired() => format!("has served {} requests (`max_requests`)", shared.served.load(Ordering::Relaxed)),
+        bytes = grown => format!("holds {} MiB of memory (`max_memory`)", bytes >> 20),
+    }
+}
+
+/// Resident memory of a process, bytes.
+fn resident(pid: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+}
+
+/// Up to a tenth less, differently for each worker, so that those which started together are not replaced together.
+fn jittered(most: u64, worker: u64) -> u64 {
+    // The golden ratio spreads consecutive numbers evenly.
+    let spread = worker.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 54;
+    most - (most / 10).saturating_mul(spread) / 1024
 }
 
 fn ids(workers: &[Running]) -> Vec<u64> {
@@ -310,9 +365,23 @@ struct Running {
 }
 
 enum Event {
-    Died { id: u64, how: String },
+    Died {
+        id: u64,
+        how: String,
+    },
     Booted(Result<Worker, BootError>),
     Retry,
+    /// A worker has served or grown enough.
+    Tired {
+        id: u64,
+        why: String,
+    },
+    /// What is to take the place of a tired worker.
+    Renewed {
+        id: u64,
+        why: String,
+        booted: Result<Worker, BootError>,
+    },
 }
 
 impl Keeper {
@@ -351,8 +420,33 @@ impl Keeper {
                     self.boot_in_background(events);
                 }
             }
-            // Booted while a reload brought a full set: one too many.
-            Event::Booted(Ok(worker)) if self.missing() == 0 => worker.kill("a newer one took its place"),
+            Event::Tired { id, why } => {
+                self.tired.push_back((id, why));
+                self.renew_next(events);
+            }
+            Event::Renewed { id, why, booted } => {
+                self.renewing = false;
+                match booted {
+                    Ok(worker) => self.renewed(id, &why, worker, events).await,
+                    Err(error) => {
+                        let pid = self.running(id).map(|running| running.worker.pid);
+                        tracing::error!(application = %self.plan.name, pid, "a worker could not be replaced and goes on: {error}");
+                        let events = events.clone();
+                        tokio::spawn(async move {
+                            tokio::time::sleep(BACK_OFF_MOST).await;
+                            let _ = events.send(Event::Tired { id, why });
+                        });
+                    }
+                }
+                self.renew_next(events);
+            }
+            // Booted while a reload brought a full set, or another description: one too many.
+            Event::Booted(Ok(worker)) if !self.is_wanted(&worker) => {
+                worker.kill("a newer one took its place");
+                if self.missing() > 0 {
+                    self.boot_in_background(events);
+                }
+            }
             Event::Booted(Ok(worker)) => {
                 tracing::info!(
                     application = %self.plan.name,
@@ -375,6 +469,57 @@ impl Keeper {
                 self.retry_later(events);
             }
         }
+    }
+
+    /// Starts what is to take the place of the next tired worker.
+    fn renew_next(&mut self, events: &mpsc::UnboundedSender<Event>) {
+        while !self.renewing
+            && let Some((id, why)) = self.tired.pop_front()
+        {
+            if self.running(id).is_none() {
+                continue;
+            }
+            self.renewing = true;
+            let (events, boot) = (events.clone(), self.boot(self.plan.clone()));
+            tokio::spawn(async move {
+                let booted = boot.await;
+                let _ = events.send(Event::Renewed { id, why, booted });
+            });
+        }
+    }
+
+    /// The new worker is there before the old one stops taking requests.
+    async fn renewed(&mut self, id: u64, why: &str, worker: Worker, events: &mpsc::UnboundedSender<Event>) {
+        let same = worker.shared.launch == self.plan.launch.key();
+        let Some(index) = self.workers.iter().position(|running| running.worker.shared.id == id).filter(|_| same)
+        else {
+            // The old one has died or was reloaded meanwhile.
+            let _ = events.send(Event::Booted(Ok(worker)));
+            return;
+        };
+        let old = self.workers.remove(index);
+        tracing::info!(application = %self.plan.name, pid = worker.pid, replaces = old.worker.pid, "worker replaced, because the old one {why}");
+        self.attach(worker, events).await;
+        lock(&self.report).recycled += 1;
+        self.retire(&[id]).await;
+        self.let_go(vec![old]);
+    }
+
+    /// Retired workers finish what they hold, and end.
+    fn let_go(&mut self, retired: Vec<Running>) {
+        while self.leaving.try_join_next().is_some() {}
+        let patience = self.plan.stop_timeout;
+        for running in retired {
+            self.leaving.spawn(async move { running.worker.stop(patience).await });
+        }
+    }
+
+    fn running(&self, id: u64) -> Option<&Running> {
+        self.workers.iter().find(|running| running.worker.shared.id == id)
+    }
+
+    fn is_wanted(&self, worker: &Worker) -> bool {
+        self.missing() > 0 && worker.shared.launch == self.plan.launch.key()
     }
 
     fn died(&mut self, id: u64, how: &str, events: &mpsc::UnboundedSender<Event>) {
@@ -433,6 +578,8 @@ impl Keeper {
                 lanes,
                 id,
                 patience: plan.start_timeout,
+                deadlock: plan.deadlock_timeout,
+                max_requests: plan.max_requests.map(|most| jittered(most, id)),
                 log: plan.log.clone(),
                 clock,
             })
@@ -443,17 +590,26 @@ impl Keeper {
     /// Hands a ready worker's lanes to the data threads.
     async fn attach(&mut self, mut worker: Worker, events: &mpsc::UnboundedSender<Event>) {
         let mut attached = Vec::new();
-        for (index, (thread, socket)) in self.threads.iter().zip(worker.lanes.drain(..)).enumerate() {
+        for (index, (thread, sockets)) in self.threads.iter().zip(worker.lanes.drain(..)).enumerate() {
             let (done, is_done) = oneshot::channel();
             let index = u32::try_from(index).unwrap_or(u32::MAX);
-            let message = PoolMessage::Attach { worker: Arc::clone(&worker.shared), index, socket, done };
+            let message = PoolMessage::Attach { worker: Arc::clone(&worker.shared), index, sockets, done };
             if thread.send(message).is_ok() {
                 attached.push(is_done);
             }
         }
         futures_util::future::join_all(attached).await;
         let (id, ended, events) = (worker.shared.id, worker.ended(), events.clone());
+        let tired = until_tired(Arc::clone(&worker.shared), worker.pid, self.plan.max_memory);
         tokio::spawn(async move {
+            let mut ended = std::pin::pin!(ended);
+            tokio::select! {
+                how = &mut ended => {
+                    let _ = events.send(Event::Died { id, how });
+                    return;
+                }
+                why = tired => { let _ = events.send(Event::Tired { id, why }); }
+            }
             let how = ended.await;
             let _ = events.send(Event::Died { id, how });
         });
@@ -515,10 +671,7 @@ impl Keeper {
             std::mem::replace(&mut self.workers, old)
         };
         self.retire(&ids(&replaced)).await;
-        let patience = self.plan.stop_timeout;
-        tokio::spawn(async move {
-            futures_util::future::join_all(replaced.iter().map(|running| running.worker.stop(patience))).await;
-        });
+        self.let_go(replaced);
     }
 
     /// All the workers of a plan, or none and the reason.
@@ -541,8 +694,8 @@ impl Keeper {
     async fn stop(&mut self) {
         let workers = std::mem::take(&mut self.workers);
         self.retire(&ids(&workers)).await;
-        let patience = self.plan.stop_timeout;
-        futures_util::future::join_all(workers.iter().map(|running| running.worker.stop(patience))).await;
+        self.let_go(workers);
+        while self.leaving.join_next().await.is_some() {}
     }
 
     fn missing(&self) -> usize {

@@ -16,11 +16,12 @@ use tokio::{
     process::Child,
     sync::{mpsc, watch},
     task::JoinHandle,
+    time::Instant,
 };
 
 use crate::{
     app::{
-        launch::{Launch, LaunchError, Launched},
+        launch::{LaneSockets, Launch, LaunchError, Launched},
         log::AppLog,
         pool::{WorkerCommand, WorkerShared},
     },
@@ -34,6 +35,9 @@ const EXIT_GRACE: Duration = Duration::from_secs(5);
 /// A worker that has closed a lane has this long to end by itself and be reported as what it was.
 const LANE_GRACE: Duration = Duration::from_secs(1);
 
+/// A worker that is told to write its stacks has this long for it. One that is stopped, or has lost its head, cannot.
+const DUMP_GRACE: Duration = Duration::from_secs(2);
+
 /// The longest line of standard output that is kept whole.
 const MAX_LINE: u64 = 64 * 1024;
 
@@ -45,7 +49,7 @@ pub struct Worker {
     /// What other threads know of it.
     pub shared: Arc<WorkerShared>,
     /// Its lanes, one per data thread, not yet handed out.
-    pub lanes: Vec<std::os::unix::net::UnixStream>,
+    pub lanes: Vec<LaneSockets>,
     /// Its process id.
     pub pid: u32,
     /// What it said when it was ready.
@@ -81,6 +85,10 @@ pub struct Start<'a> {
     pub id: u64,
     /// How long the import may take.
     pub patience: Duration,
+    /// How long its interpreter may give no sign of life.
+    pub deadlock: Duration,
+    /// Requests after which it is to be replaced.
+    pub max_requests: Option<u64>,
     /// Where its words go.
     pub log: AppLog,
     /// For log times.
@@ -125,10 +133,11 @@ impl Worker {
             start.launch.boot.application.as_str().into(),
             start.launch.key(),
             start.launch.boot.threads,
+            start.max_requests,
             commands,
         ));
         tokio::spawn(async move {
-            let how = control.attend(&mut child, commanded, stopped).await;
+            let how = control.attend(&mut child, commanded, stopped, Pulse::new(start.deadlock)).await;
             let words = died_words(how, pipes, &words).await;
             let _ = ended.send(Some(words));
         });
@@ -187,6 +196,7 @@ impl Control {
         child: &mut Child,
         mut commands: mpsc::UnboundedReceiver<WorkerCommand>,
         mut stop: mpsc::UnboundedReceiver<()>,
+        mut pulse: Pulse,
     ) -> Ending {
         let mut listening = true;
         let mut stopping = false;
@@ -196,11 +206,18 @@ impl Control {
             tokio::select! {
                 status = child.wait() => return Ending { status: status.ok(), replaced },
                 frame = self.next(), if listening => {
-                    let fine = frame.and_then(|frame| (frame.kind == Kind::Log).then(|| self.take_log(&frame)).flatten());
+                    let fine = frame.and_then(|frame| match frame.kind {
+                        Kind::Log => self.take_log(&frame),
+                        Kind::Pong => {
+                            pulse.felt();
+                            Some(())
+                        }
+                        _ => None,
+                    });
                     // A worker that closed its control socket, or spoke out of turn on it, is on its way out.
                     if fine.is_none() {
                         listening = false;
-                        deadline.get_or_insert_with(|| (tokio::time::Instant::now() + EXIT_GRACE, Signal::Kill));
+                        deadline.get_or_insert_with(|| (Instant::now() + EXIT_GRACE, Signal::Kill));
                     }
                 }
                 Some(command) = commands.recv() => match command {
@@ -211,24 +228,37 @@ impl Control {
                         }
                     }
                     WorkerCommand::LaneClosed => {
-                        deadline.get_or_insert_with(|| (tokio::time::Instant::now() + LANE_GRACE, Signal::Kill));
+                        deadline.get_or_insert_with(|| (Instant::now() + LANE_GRACE, Signal::Kill));
                     }
                     WorkerCommand::Replace(why) => {
                         replaced = Some(why);
                         let _ = child.start_kill();
                     }
+                    WorkerCommand::Abort(why) => {
+                        replaced.get_or_insert(why);
+                        deadline = Some((abort(child), Signal::Kill));
+                    }
                 },
+                () = tokio::time::sleep_until(pulse.look), if listening && !stopping && replaced.is_none() => {
+                    if pulse.is_lost() {
+                        replaced = Some("its interpreter gave no sign of life (`deadlock_timeout`); its stacks are in its log");
+                        deadline = Some((abort(child), Signal::Kill));
+                    } else if pulse.ask() {
+                        // One that does not take it is not alive either, and is found out by its silence.
+                        self.say_empty(Kind::Ping);
+                    }
+                }
                 Some(()) = stop.recv(), if !stopping => {
                     stopping = true;
                     // One that cannot be told is ended by signals.
-                    let patience = if self.say_stop() { EXIT_GRACE } else { Duration::ZERO };
-                    deadline = Some((tokio::time::Instant::now() + patience, Signal::Terminate));
+                    let patience = if self.say_empty(Kind::Stop) { EXIT_GRACE } else { Duration::ZERO };
+                    deadline = Some((Instant::now() + patience, Signal::Terminate));
                 }
                 () = until(deadline.map(|(at, _)| at)), if deadline.is_some() => {
                     match deadline.take() {
                         Some((_, Signal::Terminate)) => {
-                            terminate(child);
-                            deadline = Some((tokio::time::Instant::now() + EXIT_GRACE, Signal::Kill));
+                            send_signal(child, rustix::process::Signal::TERM);
+                            deadline = Some((Instant::now() + EXIT_GRACE, Signal::Kill));
                         }
                         _ => { let _ = child.start_kill(); }
                     }
@@ -274,15 +304,47 @@ impl Control {
         self.say(&message)
     }
 
-    fn say_stop(&self) -> bool {
+    fn say_empty(&self, kind: Kind) -> bool {
         let mut message = BytesMut::new();
-        put_empty(&mut message, 0, Kind::Stop);
+        put_empty(&mut message, 0, kind);
         self.say(&message)
     }
 
     /// Says something whole, or not at all: a worker that does not listen must not be waited for.
     fn say(&self, message: &[u8]) -> bool {
         self.socket.try_write(message).is_ok_and(|written| written == message.len())
+    }
+}
+
+/// Whether a worker's interpreter is alive: it is asked now and then, and a thread of it needs the GIL to answer.
+struct Pulse {
+    timeout: Duration,
+    /// Since when an answer is waited for.
+    asked: Option<Instant>,
+    /// When to look again.
+    look: Instant,
+}
+
+impl Pulse {
+    fn new(timeout: Duration) -> Self {
+        Self { timeout, asked: None, look: Instant::now() + timeout / 4 }
+    }
+
+    fn felt(&mut self) {
+        self.asked = None;
+    }
+
+    fn is_lost(&self) -> bool {
+        self.asked.is_some_and(|asked| asked.elapsed() >= self.timeout)
+    }
+
+    /// Whether to ask now; looks again in any case.
+    fn ask(&mut self) -> bool {
+        let now = Instant::now();
+        self.look = now + self.timeout / 4;
+        let asks = self.asked.is_none();
+        self.asked.get_or_insert(now);
+        asks
     }
 }
 
@@ -297,17 +359,24 @@ struct Ending {
     replaced: Option<&'static str>,
 }
 
-async fn until(deadline: Option<tokio::time::Instant>) {
+async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
     }
 }
 
-fn terminate(child: &Child) {
+/// Ends a worker by the signal at which `faulthandler` writes the stacks of all threads, for which it needs no GIL. Tells
+/// when to stop waiting for that.
+fn abort(child: &Child) -> Instant {
+    send_signal(child, rustix::process::Signal::ABORT);
+    Instant::now() + DUMP_GRACE
+}
+
+fn send_signal(child: &Child, signal: rustix::process::Signal) {
     let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = rustix::process::kill_process(pid, signal);
     }
 }
 

@@ -152,7 +152,7 @@ pub(super) fn applications(applications: &[AppStatus], out: &mut Out) -> std::io
                 state_cell(app.state),
                 Cell::from(or_dash(&workers(&app.workers))),
                 Cell::from(app.workers.iter().map(|worker| worker.requests).sum::<u64>()),
-                Cell::from(app.workers.iter().map(|worker| worker.restarts).sum::<u64>()),
+                Cell::from(app.restarts),
                 Cell::from(&app.title),
             ]
         })
@@ -228,7 +228,6 @@ mod tests {
             state: state.to_owned(),
             python: python.map(str::to_owned),
             requests: 3,
-            restarts: 1,
         };
         let app = |name: &str, state, workers, last_error: Option<&str>| AppStatus {
             name: name.to_owned(),
@@ -236,6 +235,8 @@ mod tests {
             enabled: true,
             state,
             workers,
+            restarts: 3,
+            recycled: 0,
             last_error: last_error.map(str::to_owned),
             log: format!("logs{name}.log"),
         };
@@ -248,7 +249,7 @@ mod tests {
             printed(|out| applications(&apps, out)),
             "APPLICATION  STATE    WORKERS                              REQUESTS  RESTARTS  TITLE\n\
              /notes       running  2 ready (Python 3.11.2), 1 starting  9         3\n\
-             /broken      failed   -                                    0         0\n\
+             /broken      failed   -                                    0         3\n\
              \n/broken: the last error (log: logs/broken.log)\n  Traceback:\n    File \"app.py\"\n"
         );
     }

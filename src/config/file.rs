@@ -169,6 +169,8 @@ fn limits(table: &Table<'_>) -> Limits {
         header_bytes: header_bytes.unwrap_or(64 << 10),
         headers: whole(table, "headers", HEADERS).unwrap_or(100),
         body_bytes: size("body_bytes", BODY_BYTES).unwrap_or(100 << 20),
+        body_memory: size("body_memory", BODY_BYTES).unwrap_or(64 << 20),
+        body_disk: size("body_disk", BODY_BYTES).unwrap_or(16 << 30),
         connections: whole(table, "connections", CONNECTIONS).unwrap_or(10_000),
         queue: whole(table, "queue", QUEUE).unwrap_or(1024),
     }
@@ -184,8 +186,10 @@ fn timeouts(table: &Table<'_>) -> Timeouts {
         head: time("head", 10),
         idle: time("idle", 60),
         body: time("body", 30),
+        queue: time("queue", 30),
         request: time("request", 60),
         start: time("start", 60),
+        deadlock: time("deadlock", 60),
         stop: time("stop", 30),
     }
 }

@@ -135,6 +135,10 @@ pub struct Limits {
     pub headers: usize,
     /// `body_bytes`: largest request body, bytes, where an application does not say. Default 100 MiB.
     pub body_bytes: u64,
+    /// `body_memory`: most that all request bodies hold in memory while they are collected, bytes. Default 64 MiB.
+    pub body_memory: u64,
+    /// `body_disk`: the same in temporary files in the data directory. Default 16 GiB.
+    pub body_disk: u64,
     /// `connections`: most connections at once. Default 10000.
     pub connections: usize,
     /// `queue`: most requests that wait for one application. Default 1024.
@@ -152,10 +156,14 @@ pub struct Timeouts {
     pub idle: Duration,
     /// `body`: between two pieces of a request's body. Default 30 s.
     pub body: Duration,
-    /// `request`: an application's answer. Default 60 s.
+    /// `queue`: until a thread of the application takes a request. Default 30 s.
+    pub queue: Duration,
+    /// `request`: from then until the head of the answer. Default 60 s.
     pub request: Duration,
     /// `start`: a worker's start. Default 60 s.
     pub start: Duration,
+    /// `deadlock`: without a sign of life from a worker's interpreter. Default 60 s.
+    pub deadlock: Duration,
     /// `stop`: a worker's, or the gate's, orderly end. Default 30 s.
     pub stop: Duration,
 }

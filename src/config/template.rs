@@ -46,6 +46,8 @@ key = {key}
 # header_bytes = "64KiB"               # request line and header fields
 # headers = 100                        # header fields
 # body_bytes = "100MiB"                # request bodies, where an application says nothing else
+# body_memory = "64MiB"                # all bodies that wait in memory together; more go to files
+# body_disk = "16GiB"                  # the same in temporary files in the data directory
 # connections = 10000
 # queue = 1024                         # requests that wait for one application
 
@@ -54,8 +56,10 @@ key = {key}
 # head = "10s"                         # request line and header fields
 # idle = "60s"                         # a kept-alive connection
 # body = "30s"                         # between two pieces of a request's body
-# request = "60s"                      # an application's answer
+# queue = "30s"                        # until a thread of the application takes a request
+# request = "60s"                      # from then until an application's answer begins
 # start = "60s"                        # a worker's start
+# deadlock = "60s"                     # an interpreter that gives no sign of life
 # stop = "30s"                         # what is running may finish
 
 [passwords]                            # what one verification costs (Argon2id)

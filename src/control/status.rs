@@ -54,6 +54,10 @@ pub struct AppStatus {
     pub state: AppState,
     /// Its processes.
     pub workers: Vec<WorkerStatus>,
+    /// Workers that were replaced because they died.
+    pub restarts: u64,
+    /// Workers that were replaced because they had served or grown enough.
+    pub recycled: u64,
     /// The last thing that went wrong: a traceback, an exit status.
     pub last_error: Option<String>,
     /// Where it logs.
@@ -98,8 +102,6 @@ pub struct WorkerStatus {
     pub python: Option<String>,
     /// Requests since it started.
     pub requests: u64,
-    /// How often its place was filled again.
-    pub restarts: u64,
 }
 
 /// A certificate that is being shown.

@@ -110,9 +110,9 @@ impl Thread {
         let launch = world.launch(&permit.app().name);
         let applications = Applications { pools: &self.pools, config: &world.config, launch };
         let mut served = Served::default();
-        let response = app::serve(applications, permit, inbound, body, &mut served).await?;
+        let response = app::serve(applications, permit, inbound, body, &mut served).await;
         record.queued_us = served.queued_us;
-        Ok(response)
+        Ok(response?)
     }
 
     /// Answers one request, whatever happens to it. `complaint` says what is wrong with its head as bytes; `hold` is let

@@ -212,7 +212,8 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::StoreUnavailable
         | Reason::AuditUnavailable
         | Reason::ApplicationUnavailable
-        | Reason::QueueFull => StatusCode::SERVICE_UNAVAILABLE,
+        | Reason::QueueFull
+        | Reason::QueueTimeout => StatusCode::SERVICE_UNAVAILABLE,
         Reason::ApplicationTimeout => StatusCode::GATEWAY_TIMEOUT,
     }
 }
@@ -221,7 +222,9 @@ const fn status(reason: Reason) -> StatusCode {
 const fn retry_after(reason: Reason) -> Option<&'static str> {
     match reason {
         Reason::SignInBusy | Reason::QueueFull => Some("1"),
-        Reason::ApplicationUnavailable | Reason::StoreUnavailable | Reason::AuditUnavailable => Some("5"),
+        Reason::QueueTimeout | Reason::ApplicationUnavailable | Reason::StoreUnavailable | Reason::AuditUnavailable => {
+            Some("5")
+        }
         _ => None,
     }
 }
@@ -256,6 +259,7 @@ const fn sentence(reason: Reason) -> &'static str {
         Reason::RequestTimeout => "The request took too long to arrive.",
         Reason::ApplicationUnavailable => "The application is not running at the moment.",
         Reason::QueueFull => "The application has more to do than it can take; try again in a moment.",
+        Reason::QueueTimeout => "The application was too busy to begin with this request; try again in a moment.",
         Reason::ApplicationTimeout => "The application did not answer in time.",
         Reason::WorkerLost => "The application stopped while it worked on this request.",
         Reason::ApplicationError => "The application failed.",

@@ -46,9 +46,13 @@ pub(super) struct App<'f> {
     pub identity_headers: Option<bool>,
     pub stream_bodies: Option<bool>,
     pub body_bytes: Option<u64>,
+    pub queue_timeout: Option<Duration>,
     pub request_timeout: Option<Duration>,
     pub start_timeout: Option<Duration>,
     pub stop_timeout: Option<Duration>,
+    pub deadlock_timeout: Option<Duration>,
+    pub max_requests: Option<u64>,
+    pub max_memory: Option<u64>,
     pub environment: BTreeMap<String, String>,
 }
 
@@ -70,6 +74,10 @@ const WORKERS: RangeInclusive<u64> = 1..=256;
 const THREADS: RangeInclusive<u64> = 1..=256;
 /// Request bodies: a terabyte is as good as no limit.
 const BODY: RangeInclusive<u64> = 0..=1 << 40;
+/// Requests after which a worker is replaced; replacing it costs an import.
+const MAX_REQUESTS: RangeInclusive<u64> = 1..=1_000_000_000;
+/// Memory beyond which a worker is replaced: an interpreter alone takes 10 MiB.
+const MAX_MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Time-outs of one application.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
 
@@ -120,9 +128,13 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
         identity_headers: flag("identity_headers"),
         stream_bodies: flag("stream_bodies"),
         body_bytes: app.value("body_bytes").and_then(|value| value.size(BODY)),
+        queue_timeout: timeout("queue_timeout"),
         request_timeout: timeout("request_timeout"),
         start_timeout: timeout("start_timeout"),
         stop_timeout: timeout("stop_timeout"),
+        deadlock_timeout: timeout("deadlock_timeout"),
+        max_requests: app.value("max_requests").and_then(|value| value.whole(MAX_REQUESTS)),
+        max_memory: app.value("max_memory").and_then(|value| value.size(MAX_MEMORY)),
         environment: environment(&app.table("environment")),
     }
 }

@@ -138,12 +138,20 @@ pub struct Application {
     pub stream_bodies: bool,
     /// Largest request body, bytes; `None` is the system's limit.
     pub body_bytes: Option<u64>,
+    /// Longest wait for a thread; `None` is the system's.
+    pub queue_timeout: Option<Duration>,
     /// Longest request; `None` is the system's.
     pub request_timeout: Option<Duration>,
     /// Longest start; `None` is the system's.
     pub start_timeout: Option<Duration>,
     /// Longest stop; `None` is the system's.
     pub stop_timeout: Option<Duration>,
+    /// Longest time without a sign of life from an interpreter; `None` is the system's.
+    pub deadlock_timeout: Option<Duration>,
+    /// Requests after which a worker is replaced.
+    pub max_requests: Option<u64>,
+    /// Resident memory beyond which a worker is replaced, bytes.
+    pub max_memory: Option<u64>,
     /// Environment beyond the namespace's.
     pub environment: BTreeMap<String, String>,
     /// The file it was read from.

@@ -19,6 +19,9 @@ pub const MAX_CHUNK: usize = 64 * 1024;
 /// memory that a slow reader can tie up.
 pub const INITIAL_WINDOW: u32 = 256 * 1024;
 
+/// What [`Kind::Progress`] says of a request that no thread has taken yet.
+pub const NOT_BEGUN: u32 = u32::MAX;
+
 /// What a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -35,6 +38,11 @@ pub enum Kind {
     Credit = 5,
     /// Gateway: the answer is not wanted any more.
     Cancel = 6,
+    /// Gateway: how is that request doing? The answer is [`Kind::Progress`].
+    Probe = 7,
+    /// Gateway: its time in the queue is up. The worker drops it if it has not begun, and says so with [`Kind::Fail`];
+    /// else the answer is [`Kind::Progress`].
+    Withdraw = 8,
 
     /// Worker: a complete answer, head and body.
     Response = 16,
@@ -48,6 +56,11 @@ pub enum Kind {
     Fail = 20,
     /// Worker: the gateway may send `u32` more bytes of the request's body.
     BodyCredit = 21,
+    /// Worker: the next bytes of the response are those of a file, see [`crate::FileRange`]; its descriptor has been sent on
+    /// the lane's second socket before this frame.
+    File = 22,
+    /// Worker: the request has been running for `u32` milliseconds, or has not begun: [`NOT_BEGUN`].
+    Progress = 23,
 
     /// Control, gateway: what to run, see [`crate::Boot`].
     Boot = 32,
@@ -57,12 +70,16 @@ pub enum Kind {
     Interrupt = 34,
     /// Control, gateway: finish what is running, run `atexit`, leave.
     Stop = 35,
+    /// Control, gateway: is the interpreter alive?
+    Ping = 36,
     /// Control, worker: the callable is imported, see [`crate::Ready`].
     Ready = 48,
     /// Control, worker: it could not be imported; the payload is the traceback as UTF-8. The worker leaves.
     BootError = 49,
     /// Control, worker: a line for the application's log, see [`crate::Log`].
     Log = 50,
+    /// Control, worker: Python code can run; the answer to [`Kind::Ping`].
+    Pong = 51,
 }
 
 impl Kind {
@@ -74,19 +91,25 @@ impl Kind {
             4 => Self::BodyAbort,
             5 => Self::Credit,
             6 => Self::Cancel,
+            7 => Self::Probe,
+            8 => Self::Withdraw,
             16 => Self::Response,
             17 => Self::Head,
             18 => Self::Data,
             19 => Self::End,
             20 => Self::Fail,
             21 => Self::BodyCredit,
+            22 => Self::File,
+            23 => Self::Progress,
             32 => Self::Boot,
             33 => Self::Lanes,
             34 => Self::Interrupt,
             35 => Self::Stop,
+            36 => Self::Ping,
             48 => Self::Ready,
             49 => Self::BootError,
             50 => Self::Log,
+            51 => Self::Pong,
             _ => return None,
         })
     }
@@ -188,6 +211,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn u32(&mut self, what: &'static str) -> Result<u32, Malformed> {
         self.bytes(4, what).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    }
+
+    pub(crate) fn u64(&mut self, what: &'static str) -> Result<u64, Malformed> {
+        self.bytes(8, what).map(|b| u64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
     }
 
     /// A `u32` length and that many bytes.

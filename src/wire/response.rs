@@ -57,6 +57,39 @@ impl<'a> ResponseHead<'a> {
     }
 }
 
+/// The part of a file that is the body of a response, or its rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileRange {
+    /// Where it begins in the file, bytes.
+    pub offset: u64,
+    /// How long it is, bytes.
+    pub length: u64,
+}
+
+impl FileRange {
+    /// Writes a [`crate::Kind::File`] frame.
+    pub fn put(self, out: &mut BytesMut, request: u32) {
+        let start = begin(out, request, Kind::File);
+        out.put_u64_le(self.offset);
+        out.put_u64_le(self.length);
+        end(out, start);
+    }
+
+    /// Reads its payload.
+    ///
+    /// # Errors
+    /// Another size than two numbers, or a range that ends beyond what a file can have.
+    pub fn parse(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut r = Reader(payload);
+        let range = Self { offset: r.u64("offset")?, length: r.u64("length")? };
+        r.finish("bytes after a file")?;
+        match range.offset.checked_add(range.length) {
+            Some(end) if i64::try_from(end).is_ok() => Ok(range),
+            _ => Err(Malformed("a file longer than any")),
+        }
+    }
+}
+
 /// Why there is no (whole) answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -69,6 +102,8 @@ pub enum FailKind {
     Truncated = 3,
     /// The request was cancelled or interrupted by the gateway and has come to its end.
     Cancelled = 4,
+    /// It was withdrawn before it had begun.
+    NotBegun = 5,
 }
 
 /// Writes a [`crate::Kind::Fail`] frame; `queued_us` as in [`ResponseHead`].
@@ -90,6 +125,7 @@ pub fn fail_payload(payload: &Bytes) -> Result<(FailKind, u32), Malformed> {
         2 => FailKind::Protocol,
         3 => FailKind::Truncated,
         4 => FailKind::Cancelled,
+        5 => FailKind::NotBegun,
         _ => return Err(Malformed("kind of failure")),
     };
     let queued_us = r.u32("queue time")?;
@@ -113,6 +149,10 @@ mod tests {
             let mut out = BytesMut::new();
             ResponseHead::put(&mut out, status, b"Fine", 7, headers.iter().map(|(n, v)| (n.as_slice(), v.as_slice())));
             out.put_slice(&body);
+            let range = FileRange { offset: u64::from(status), length: body.len() as u64 };
+            let mut frame = BytesMut::new();
+            range.put(&mut frame, 7);
+            prop_assert_eq!(FileRange::parse(&frame[crate::HEADER..]), Ok(range));
             let (head, used) = ResponseHead::parse(&out).unwrap();
             prop_assert_eq!(head.status, status);
             prop_assert_eq!(head.queued_us, 7);
@@ -126,6 +166,9 @@ mod tests {
             if let Ok((head, used)) = ResponseHead::parse(&bytes) {
                 prop_assert!(used <= bytes.len());
                 prop_assert_eq!(head.headers.iter().count(), usize::from(head.headers.count()));
+            }
+            if let Ok(FileRange { offset, length }) = FileRange::parse(&bytes) {
+                prop_assert!(i64::try_from(offset + length).is_ok());
             }
             let _ = fail_payload(&Bytes::from(bytes));
         }

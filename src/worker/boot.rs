@@ -6,8 +6,7 @@
 //! shuts down as it would after any script: non-daemon threads are joined, `atexit` runs.
 
 use std::{
-    os::fd::OwnedFd,
-    sync::OnceLock,
+    sync::{OnceLock, mpsc},
     time::{Duration, Instant},
 };
 
@@ -24,6 +23,7 @@ use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_sig
 use crate::{
     control::{self, Inbox, MAX_LANES, adopt_stdin},
     crew::{self, Crew, crew},
+    lane::Lane,
     logs::Stream,
     run::serve,
 };
@@ -98,13 +98,17 @@ fn prepare_interpreter(py: Python<'_>) -> PyResult<()> {
 }
 
 /// `None` when the gateway went away first.
-fn receive_orders(control: &control::Control, inbox: &mut Inbox) -> rustix::io::Result<Option<(Boot, Vec<OwnedFd>)>> {
+fn receive_orders(control: &control::Control, inbox: &mut Inbox) -> rustix::io::Result<Option<(Boot, Vec<Lane>)>> {
     let wrong = |_: Malformed| rustix::io::Errno::PROTO;
     let Some(frame) = control.receive(inbox).filter(|frame| frame.kind == Kind::Boot) else { return Ok(None) };
     let boot = Boot::parse(&frame.payload).map_err(wrong)?;
     let Some(frame) = control.receive(inbox).filter(|frame| frame.kind == Kind::Lanes) else { return Ok(None) };
     let count = u32_payload(&frame.payload).map_err(wrong)? as usize;
-    let lanes = std::mem::take(&mut inbox.attached);
+    let mut sockets = std::mem::take(&mut inbox.attached).into_iter();
+    let mut lanes = Vec::new();
+    while let (Some(frames), Some(files)) = (sockets.next(), sockets.next()) {
+        lanes.push(Lane::new(frames, files));
+    }
     if lanes.len() != count || !(1..=MAX_LANES).contains(&count) || boot.threads == 0 {
         return Err(rustix::io::Errno::PROTO);
     }
@@ -136,7 +140,7 @@ fn start_crew(
     py: Python<'_>,
     application: Py<PyAny>,
     boot: Boot,
-    lanes: Vec<OwnedFd>,
+    lanes: Vec<Lane>,
     inbox: Inbox,
 ) -> PyResult<(usize, &'static Crew)> {
     let threads = usize::from(boot.threads);
@@ -144,7 +148,9 @@ fn start_crew(
     let _ = SERVICE.set((application, boot));
     let native = |name: &str| std::thread::Builder::new().name(name.to_owned()).stack_size(512 * 1024);
     py.detach(|| -> std::io::Result<()> {
-        native("control").spawn(move || listen(crew, inbox))?;
+        let (tell, told) = mpsc::channel();
+        native("control").spawn(move || listen(crew, inbox, &tell))?;
+        native("pulse").spawn(move || follow_orders(crew, &told))?;
         native("guard").spawn(|| crew.guard())?;
         Ok(())
     })?;
@@ -163,20 +169,28 @@ fn start_threads(py: Python<'_>, threads: usize) -> PyResult<()> {
     Ok(())
 }
 
-/// The control thread: listens to the gateway until it is gone.
-fn listen(crew: &'static Crew, mut inbox: Inbox) {
+/// What the control thread leaves to the pulse thread, because it needs the GIL.
+enum Order {
+    Interrupt(Interrupt),
+    Ping,
+}
+
+/// The control thread: listens to the gateway until it is gone. It never waits for the GIL, so an order to stop gets
+/// through whatever the application does.
+fn listen(crew: &'static Crew, mut inbox: Inbox, pulse: &mpsc::Sender<Order>) {
     let Some(control) = control::control() else { return };
     while let Some(frame) = control.receive(&mut inbox) {
-        match frame.kind {
-            Kind::Stop => crew.stop(),
-            Kind::Interrupt => {
-                if let Ok(interrupt) = Interrupt::parse(&frame.payload)
-                    && crew.has(interrupt)
-                {
-                    Python::attach(|py| crew.interrupt(py, interrupt));
-                }
+        let order = match frame.kind {
+            Kind::Stop => {
+                crew.stop();
+                continue;
             }
-            _ => {}
+            Kind::Interrupt => Interrupt::parse(&frame.payload).ok().map(Order::Interrupt),
+            Kind::Ping => Some(Order::Ping),
+            _ => None,
+        };
+        if let Some(order) = order {
+            let _ = pulse.send(order);
         }
     }
     crew.stop();
@@ -186,6 +200,27 @@ fn listen(crew: &'static Crew, mut inbox: Inbox) {
     }
     // Nothing of Python may be able to delay this one.
     let _ = kill_process(getpid(), Signal::KILL);
+}
+
+/// The pulse thread: does what needs the GIL. When it does not get it any more, the gateway hears no pulse and replaces
+/// the worker.
+fn follow_orders(crew: &'static Crew, orders: &mpsc::Receiver<Order>) {
+    while let Ok(order) = orders.recv() {
+        match order {
+            Order::Interrupt(interrupt) => {
+                if crew.has(interrupt) {
+                    Python::try_attach(|py| crew.interrupt(py, interrupt));
+                }
+            }
+            Order::Ping => {
+                // An interpreter that shuts down lets nobody in any more, and needs no watching.
+                let alive = Python::try_attach(|_| {}).is_some();
+                if let Some(control) = control::control().filter(|_| alive) {
+                    control.send(Kind::Pong, &[]);
+                }
+            }
+        }
+    }
 }
 
 fn broken(error: rustix::io::Errno) -> PyErr {

@@ -122,7 +122,7 @@ impl Control {
 
     fn read(&self, inbox: &mut Inbox) -> rustix::io::Result<usize> {
         let mut bytes = [0; READ];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_LANES))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * MAX_LANES))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let message =
             recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;

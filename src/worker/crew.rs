@@ -24,12 +24,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis_wire::{INITIAL_WINDOW, Interrupt};
+use portcullis_wire::{FailKind, INITIAL_WINDOW, Interrupt};
 use pyo3::prelude::*;
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use crate::{
-    control::{MAX_LANES, forked},
+    control::forked,
     exchange::{Body, Running},
     lane::{Lane, Patience},
     python,
@@ -135,7 +135,7 @@ pub(crate) fn crew() -> Option<&'static Crew> {
 }
 
 /// Sets up a crew of that many Python threads on those lanes.
-pub(crate) fn assemble(lanes: Vec<OwnedFd>, threads: usize) -> rustix::io::Result<&'static Crew> {
+pub(crate) fn assemble(lanes: Vec<Lane>, threads: usize) -> rustix::io::Result<&'static Crew> {
     let seats = (0..=threads)
         .map(|_| Ok(Seat { wake: Condvar::new(), bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? }))
         .collect::<rustix::io::Result<_>>()?;
@@ -152,8 +152,7 @@ pub(crate) fn assemble(lanes: Vec<OwnedFd>, threads: usize) -> rustix::io::Resul
         serial: 0,
         stopping: false,
     };
-    let lanes = lanes.into_iter().take(MAX_LANES).map(Lane::new).collect();
-    Ok(CREW.get_or_init(|| Crew { lanes, state: Mutex::new(state), seats, visitors: Condvar::new() }))
+    Ok(CREW.get_or_init(|| Crew { lanes: lanes.into(), state: Mutex::new(state), seats, visitors: Condvar::new() }))
 }
 
 impl Turn {
@@ -169,7 +168,7 @@ impl Crew {
 
     /// The sockets of all lanes.
     pub(crate) fn sockets(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.lanes.iter().map(|lane| &lane.socket)
+        self.lanes.iter().flat_map(|lane| [&lane.socket, &lane.files])
     }
 
     /// The state; callers do not wait for anything while they hold it.
@@ -184,18 +183,18 @@ impl Crew {
 
     /// Closes the request before and gives the next one to run; `None` when it is time to leave.
     pub(crate) fn next(&self, py: Python<'_>, turn: &mut Turn) -> Option<Job> {
-        let now = self.close(py, turn);
+        let mut now = self.close(py, turn);
         loop {
             let (job, hold) = {
                 let mut state = self.lock();
-                (self.begin(&mut state, turn.seat), state.service <= HOLD && state.leader == Leader::Nobody)
+                (self.begin(&mut state, turn.seat, now), state.service <= HOLD && state.leader == Leader::Nobody)
             };
             if let Some(job) = job.filter(|_| !forked()) {
                 if turn.held_since.is_some_and(|since| !hold || now.duration_since(since) > HOLD) {
                     self.flush(py);
                     turn.held_since = None;
                 }
-                turn.began = Some(if turn.held_since.is_some() { now } else { Instant::now() });
+                turn.began = Some(now);
                 return Some(job);
             }
             self.flush(py);
@@ -205,6 +204,7 @@ impl Crew {
                 Idle::Signal => self.signal(py),
                 Idle::Leave => return None,
             }
+            now = Instant::now();
         }
     }
 
@@ -261,8 +261,7 @@ impl Crew {
     /// Whether that request is queued or running: otherwise an interruption is too late, and need not wait for the GIL.
     pub(crate) fn has(&self, Interrupt { lane, request }: Interrupt) -> bool {
         let (state, lane) = (self.lock(), lane as usize);
-        state.seat_of(lane, request).is_some()
-            || state.queue.iter().any(|job| job.lane == lane && job.request == request)
+        state.seat_of(lane, request).is_some() || state.is_queued(lane, request)
     }
 
     /// The request has used up its time: raises in the thread that runs it, if it still does.
@@ -279,7 +278,7 @@ impl Crew {
             // Still under the lock, and with the GIL: the thread cannot have gone on to its next request.
             python::raise_in(py, thread);
         } else {
-            self.drop_queued(&mut state, lane, request);
+            self.drop_queued(&mut state, lane, request, FailKind::Cancelled);
         }
     }
 
@@ -318,12 +317,12 @@ impl Crew {
         now
     }
 
-    fn begin(&self, state: &mut State, seat: usize) -> Option<Job> {
+    fn begin(&self, state: &mut State, seat: usize, now: Instant) -> Option<Job> {
         let job = state.queue.pop_front()?;
         state.started += 1;
         let key = (job.lane, job.request);
         let follows = !state.bodies.is_empty() && state.bodies.contains_key(&key);
-        state.places[seat].running = Some(Running::new(&job, follows));
+        state.places[seat].running = Some(Running::new(&job, follows, now));
         self.arm_somebody(state);
         Some(job)
     }
@@ -536,6 +535,10 @@ impl State {
     fn seat_of(&self, lane: usize, request: u32) -> Option<usize> {
         let is_it = |running: &Running| running.lane == lane && running.request == request;
         self.places.iter().position(|place| place.running.as_ref().is_some_and(is_it))
+    }
+
+    fn is_queued(&self, lane: usize, request: u32) -> bool {
+        self.queue.iter().any(|job| job.lane == lane && job.request == request)
     }
 
     fn running(&mut self, lane: usize, request: u32) -> Option<&mut Running> {

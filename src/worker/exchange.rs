@@ -1,6 +1,6 @@
 //! One request while it is under way: what the gateway has told about it, and waiting for more of that.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Instant};
 
 use bytes::Bytes;
 use portcullis_wire::{Kind, MAX_CHUNK, Malformed, put_u32};
@@ -29,6 +29,7 @@ pub(crate) struct Running {
     pub(crate) interrupted: bool,
     /// Bytes of the response that may be sent now.
     pub(crate) window: u32,
+    pub(crate) began: Instant,
     serial: u64,
 }
 
@@ -60,7 +61,7 @@ enum Wait {
 }
 
 impl Running {
-    pub(crate) fn new(job: &Job, follows: bool) -> Self {
+    pub(crate) fn new(job: &Job, follows: bool, began: Instant) -> Self {
         Self {
             lane: job.lane,
             request: job.request,
@@ -68,6 +69,7 @@ impl Running {
             cancelled: false,
             interrupted: false,
             window: WINDOW,
+            began,
             serial: job.serial,
         }
     }

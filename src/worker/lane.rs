@@ -5,7 +5,9 @@
 //! writer looks again before it goes.
 
 use std::{
-    os::fd::OwnedFd,
+    io::IoSlice,
+    mem::MaybeUninit,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,11 +15,11 @@ use std::{
 };
 
 use bytes::BytesMut;
-use portcullis_wire::{Frame, Malformed, take_frame};
+use portcullis_wire::{FileRange, Frame, Malformed, take_frame};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     io::Errno,
-    net::{RecvFlags, SendFlags, recv, send},
+    net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, send, sendmsg},
 };
 
 use crate::control::forked;
@@ -28,9 +30,11 @@ const READ: usize = 80 * 1024;
 /// A write buffer that grew beyond this is given back instead of being kept for the next batch.
 const KEEP: usize = 256 * 1024;
 
-/// One socket to the gateway.
+/// One way to the gateway.
 pub(crate) struct Lane {
     pub(crate) socket: OwnedFd,
+    /// What descriptors of files leave by.
+    pub(crate) files: OwnedFd,
     gone: AtomicBool,
     /// Held while frames are read *and* routed, which keeps their order whoever reads.
     input: Mutex<BytesMut>,
@@ -58,9 +62,10 @@ pub(crate) enum Patience {
 }
 
 impl Lane {
-    pub(crate) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd, files: OwnedFd) -> Self {
         Self {
             socket,
+            files,
             gone: AtomicBool::new(false),
             input: Mutex::default(),
             held: AtomicBool::new(false),
@@ -87,6 +92,28 @@ impl Lane {
         write(&mut output.ready);
         self.held.store(true, Ordering::Relaxed);
         output.ready.len()
+    }
+
+    /// Hands a part of a file over as the next part of an answer's body. False when that cannot be done now, and nothing
+    /// was sent.
+    pub(crate) fn put_file(&self, request: u32, file: BorrowedFd<'_>, range: FileRange) -> bool {
+        // Held over both, so that descriptors leave in the order of their frames.
+        let mut output = self.output();
+        if self.is_gone() || forked() {
+            return false;
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        let descriptors = [file];
+        let name = request.to_le_bytes();
+        let sent = ancillary.push(SendAncillaryMessage::ScmRights(&descriptors))
+            && sendmsg(&self.files, &[IoSlice::new(&name)], &mut ancillary, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+                == Ok(name.len());
+        if sent {
+            range.put(&mut output.ready, request);
+            self.held.store(true, Ordering::Relaxed);
+        }
+        sent
     }
 
     /// Hands what is held to the socket. False when the socket is full and the caller had no patience.

@@ -1,6 +1,6 @@
 //! The few things that only CPython's C interface can do, behind safe functions.
 
-use std::ffi::c_long;
+use std::{ffi::c_long, os::fd::BorrowedFd};
 
 use pyo3::{exceptions::PyBaseException, ffi, prelude::*, types::PyString};
 
@@ -29,6 +29,13 @@ pub(crate) fn push_latin1(out: &mut Vec<u8>, text: &str) -> bool {
         return true;
     }
     text.chars().all(|c| u8::try_from(c).map(|byte| out.push(byte)).is_ok())
+}
+
+/// Lends out an open descriptor by its number, as Python's `fileno` tells it.
+pub(crate) fn with_descriptor<T>(number: i32, use_it: impl FnOnce(BorrowedFd<'_>) -> T) -> T {
+    // SAFETY: the caller holds the Python object that owns the descriptor and the GIL, so it stays open meanwhile; a
+    // number that is not open after all is refused by the kernel and harms nothing of ours.
+    use_it(unsafe { BorrowedFd::borrow_raw(number) })
 }
 
 /// Whether nobody else holds that object.

@@ -6,7 +6,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{BufMut, Bytes};
-use portcullis_wire::{FailKind, Kind, Level, MAX_CHUNK, ResponseHead, begin, end, put_empty, put_fail, put_frame};
+use portcullis_wire::{
+    FailKind, FileRange, Kind, Level, MAX_CHUNK, ResponseHead, begin, end, put_empty, put_fail, put_frame,
+};
 use pyo3::{
     exceptions::{PyAssertionError, PyTypeError, PyValueError},
     intern,
@@ -19,6 +21,7 @@ use crate::{
     exchange::Ticket,
     logs::report,
     python::push_latin1,
+    wrapper::PlainFile,
 };
 
 /// Names and values of all headers together; a [`Kind::Response`] frame holds this and a window of body.
@@ -26,6 +29,9 @@ const MOST_HEADER_BYTES: usize = 128 * 1024;
 
 /// No client accepts as many.
 const MOST_HEADERS: usize = 1000;
+
+/// A smaller file is read and sent with the head: cheaper than a descriptor.
+const LEAST_FILE: u64 = 64 * 1024;
 
 /// They speak about one connection, and the connections are the gateway's.
 const HOP_BY_HOP: [&[u8]; 10] = [
@@ -151,6 +157,27 @@ impl StartResponse {
             }
         }
         self.finish(py)
+    }
+
+    /// Hands a file over as all that remains of the body. False when reading it is needed, or better, after all.
+    pub(crate) fn push_file(&mut self, py: Python<'_>, file: &PlainFile<'_>) -> PyResult<bool> {
+        let (ticket, crew) = self.door()?;
+        let wanted = self.declared.map_or(file.rest.length, |declared| declared - self.sent);
+        // A file that is too short is found out about by reading it.
+        if self.status == 0 || self.bodyless() || wanted < LEAST_FILE || wanted > file.rest.length {
+            return Ok(false);
+        }
+        if self.declared.is_none() && !self.head_sent {
+            self.declare(wanted);
+        }
+        self.send_head(crew, ticket);
+        let range = FileRange { length: wanted, ..file.rest };
+        let lane = crew.lane(ticket.lane);
+        let handed = file.with_descriptor(py, |descriptor| lane.put_file(ticket.request, descriptor, range))?;
+        if handed {
+            self.sent += wanted;
+        }
+        Ok(handed)
     }
 
     /// Ends an answer that came in pieces.

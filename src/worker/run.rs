@@ -173,6 +173,13 @@ impl Runner<'_> {
         start_response: &Bound<'_, StartResponse>,
     ) -> Result<(), Failure> {
         if let Ok(file) = answer.cast_exact::<FileWrapper>() {
+            // A file that cannot be asked is read, which says what is wrong with it.
+            if let Some(plain) = file.get().plain_file(py).ok().flatten()
+                && start_response.try_borrow_mut().map_err(PyErr::from)?.push_file(py, &plain)?
+            {
+                self.crew.flush(py);
+                return Ok(());
+            }
             while let Some(block) = file.get().next_large(py)? {
                 if !self.hand_over(py, &block, start_response)? {
                     break;

@@ -1,8 +1,11 @@
 """One callable with a path for every behaviour of the WSGI contract, good and bad; each function says which."""
+import ctypes
+import gzip
 import io
 import json
 import os
 import sys
+import tempfile
 import threading
 import time
 from urllib.parse import parse_qs
@@ -11,6 +14,7 @@ TEXT = [("Content-Type", "text/plain")]
 closed = {"count": 0}
 local = threading.local()
 word = threading.Semaphore(0)
+kept = []
 
 
 class Closing:
@@ -410,6 +414,65 @@ def file_wrapper(environ, start_response):
     return environ["wsgi.file_wrapper"](file, 8192)
 
 
+def disk_file(environ, start_response):
+    """A file on disk of ?kib= KiB from byte ?at=, opened as ?kind= says, with ?length= as its Content-Length."""
+    content = bytes(range(251)) * (1024 * argument(environ, "kib", 1024) // 251 + 1)
+    kind, at = argument(environ, "kind", "plain"), argument(environ, "at", 0)
+    named = tempfile.NamedTemporaryFile()
+    if kind == "gzip":
+        with gzip.GzipFile(fileobj=named, mode="wb") as packed:
+            packed.write(content)
+        named.flush()
+        file = gzip.open(named.name)
+    else:
+        named.write(content)
+        named.flush()
+        file = {"plain": lambda: open(named.name, "rb"), "raw": lambda: open(named.name, "rb", 0), "named": lambda: named}[kind]()
+    file.seek(at)
+    if at:
+        file.read(1)
+    length = argument(environ, "length", 0)
+    start_response("200 OK", [("Content-Length", str(length))] if length else [])
+    return environ["wsgi.file_wrapper"](file)
+
+
+def file_after_write(environ, start_response):
+    """Some bytes by write(), then a file."""
+    start_response("200 OK", [])(b"first ")
+    file = tempfile.TemporaryFile()
+    file.write(b"x" * 200_000)
+    file.seek(0)
+    return environ["wsgi.file_wrapper"](file)
+
+
+def shrinking_file(environ, start_response):
+    """A file that is cut after it was handed over."""
+    path = os.path.join(os.environ["PORTCULLIS_DATA_DIR"], "shrinking")
+    with open(path, "wb") as file:
+        file.truncate(argument(environ, "mib", 64) << 20)
+    start_response("200 OK", [])
+    wrapped = environ["wsgi.file_wrapper"](open(path, "rb"))
+    def cut():
+        os.truncate(path, 1 << 20)
+        print("the file was cut")
+    threading.Timer(0.05, cut).start()
+    return wrapped
+
+
+def hold_gil(environ, start_response):
+    """Sleeps ?s= seconds in C code that does not let go of the interpreter lock."""
+    ctypes.PyDLL(None).sleep(argument(environ, "s", 60))
+    start_response("200 OK", TEXT)
+    return [b"back"]
+
+
+def grow(environ, start_response):
+    """Keeps ?mib= MiB for ever."""
+    kept.append(b"\1" * (argument(environ, "mib", 1) << 20))
+    start_response("200 OK", TEXT)
+    return [b"grown"]
+
+
 def print_(environ, start_response):
     """One line to stdout and one to stderr."""
     print("printed", "to", "stdout")
@@ -486,7 +549,6 @@ def exit_(environ, start_response):
 
 def segfault(environ, start_response):
     """The worker crashes."""
-    import ctypes
     ctypes.string_at(0)
 
 

@@ -240,6 +240,21 @@ impl Gate {
         }
     }
 
+    /// Waits until what `status` says of an application fulfils `wanted`.
+    pub fn await_status(&self, app: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let status: serde_json::Value = serde_json::from_str(&self.cli(&["status", "--json"])).expect("JSON");
+            let apps = status["applications"].as_array().expect("applications");
+            let found =
+                apps.iter().find(|entry| entry["name"] == app).unwrap_or_else(|| panic!("no {app} in {status}"));
+            if wanted(found) {
+                return found.clone();
+            }
+            assert!(std::time::Instant::now() < deadline, "{found}");
+        }
+    }
+
     /// A request to be sent.
     pub fn ask(&self, method: &str, path: &str) -> Ask<'_> {
         let headers = HeaderMap::new();

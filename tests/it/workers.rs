@@ -2,64 +2,13 @@
 
 use std::{path::Path, time::Duration};
 
-use crate::harness::{ADMIN, Answer, Gate, Http, Setup, await_gone, children, is_alive, signal};
+use crate::{
+    harness::{ADMIN, Answer, Gate, Http, Setup, await_gone, children, is_alive, signal},
+    load::Load,
+};
 use rustix::process::Signal;
 
 const POLICY: &str = "methods = [\"password\"]\ndefault = \"signed-in\"\nworkers = 2\nthreads = 2";
-
-/// Clients that ask for `path` again and again on kept-alive connections until told to stop.
-struct Load {
-    stop: std::sync::Arc<std::sync::atomic::AtomicBool>,
-    clients: Vec<tokio::task::JoinHandle<Vec<u16>>>,
-}
-
-impl Load {
-    async fn start(gate: &Gate, path: &str, clients: usize) -> Self {
-        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let mut running = Vec::new();
-        let auth = {
-            use base64::Engine;
-            base64::engine::general_purpose::STANDARD.encode(format!("{}:{}", ADMIN.0, ADMIN.1))
-        };
-        for _ in 0..clients {
-            let mut sender = gate.http1().await;
-            let (stop, path, auth) = (std::sync::Arc::clone(&stop), path.to_owned(), auth.clone());
-            running.push(tokio::spawn(async move {
-                use http_body_util::BodyExt;
-                let mut codes = Vec::new();
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let body = http_body_util::Empty::new().map_err(|never| match never {});
-                    let request = http::Request::get(&path)
-                        .header("host", "localhost")
-                        .header("authorization", format!("Basic {auth}"))
-                        .body(http_body_util::combinators::BoxBody::new(body))
-                        .unwrap();
-                    match sender.send_request(request).await {
-                        Ok(response) => {
-                            let code = response.status().as_u16();
-                            codes.push(if response.into_body().collect().await.is_ok() { code } else { 0 });
-                        }
-                        Err(_) => {
-                            codes.push(0);
-                            break;
-                        }
-                    }
-                }
-                codes
-            }));
-        }
-        Self { stop, clients: running }
-    }
-
-    async fn finish(self) -> Vec<u16> {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        let mut codes = Vec::new();
-        for client in self.clients {
-            codes.extend(client.await.unwrap());
-        }
-        codes
-    }
-}
 
 async fn hello(gate: &Gate) -> Answer {
     gate.get("/app/").admin().over(Http::One).await
@@ -134,11 +83,7 @@ async fn a_reload_under_load_loses_nothing_and_brings_the_new_version() {
         assert_eq!(hello(&gate).await.text(), format!("round {round}"));
     }
     let codes = load.finish().await;
-    assert!(
-        codes.len() > 50 && codes.iter().all(|code| *code == 200),
-        "{:?}",
-        codes.iter().filter(|code| **code != 200).collect::<Vec<_>>()
-    );
+    assert!(codes.len() > 50 && codes.iter().all(|code| *code == 200), "{:?}", Load::failures(&codes));
     for worker in old {
         await_gone(worker);
     }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Nobody signs in: what is asked for is what is asked about.
-const OPEN: &str = "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\n";
+pub const OPEN: &str = "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\n";
 
 /// `contract.py` at `/app` for everybody, with more lines of its policy.
 fn contract(more: &str) -> Gate {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use portcullis_wire::{FailKind, Frame, Kind, Malformed, RequestHead, put_fail, u32_payload};
+use portcullis_wire::{FailKind, Frame, Kind, Malformed, NOT_BEGUN, RequestHead, put_fail, put_u32, u32_payload};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{Crew, Job, State, micros};
@@ -81,7 +81,13 @@ impl Crew {
                     running.cancelled = true;
                     self.tell(state, lane, request);
                 } else {
-                    self.drop_queued(state, lane, request);
+                    self.drop_queued(state, lane, request, FailKind::Cancelled);
+                }
+            }
+            Kind::Probe => self.tell_progress(state, lane, request),
+            Kind::Withdraw => {
+                if !self.drop_queued(state, lane, request, FailKind::NotBegun) {
+                    self.tell_progress(state, lane, request);
                 }
             }
             _ => return Err(Malformed("a frame that a gateway does not send on a lane")),
@@ -98,14 +104,30 @@ impl Crew {
         }
     }
 
-    /// Answers a request that was never begun.
-    pub(super) fn drop_queued(&self, state: &mut State, lane: usize, request: u32) {
-        let Some(at) = state.queue.iter().position(|job| job.lane == lane && job.request == request) else { return };
-        let waited = state.queue.remove(at).map_or(0, |job| micros(job.arrived.elapsed()));
-        state.bodies.remove(&(lane, request));
-        self.lanes[lane].put(|out| put_fail(out, request, FailKind::Cancelled, waited));
+    /// How long a request has been running. One that is over has had its last word already.
+    fn tell_progress(&self, state: &mut State, lane: usize, request: u32) {
+        let millis = if let Some(running) = state.running(lane, request) {
+            u32::try_from(running.began.elapsed().as_millis()).unwrap_or(NOT_BEGUN - 1)
+        } else if state.is_queued(lane, request) {
+            NOT_BEGUN
+        } else {
+            return;
+        };
+        self.lanes[lane].put(|out| put_u32(out, request, Kind::Progress, millis));
         // A full socket is flushed by the next answer.
         self.lanes[lane].flush(Patience::None);
+    }
+
+    /// Answers a request that was never begun; false when there is none.
+    pub(super) fn drop_queued(&self, state: &mut State, lane: usize, request: u32, why: FailKind) -> bool {
+        let Some(at) = state.queue.iter().position(|job| job.lane == lane && job.request == request) else {
+            return false;
+        };
+        let waited = state.queue.remove(at).map_or(0, |job| micros(job.arrived.elapsed()));
+        state.bodies.remove(&(lane, request));
+        self.lanes[lane].put(|out| put_fail(out, request, why, waited));
+        self.lanes[lane].flush(Patience::None);
+        true
     }
 
     /// Ends a lane: its requests are cancelled, and without any lane left the worker is done.

@@ -317,6 +317,69 @@ async fn a_wrapped_file_is_sent_from_where_it_stands() {
 }
 
 #[tokio::test]
+async fn a_file_on_disk_is_handed_over_and_arrives_as_reading_it_would_give() {
+    let gate = contract("");
+    let content: Vec<u8> = (0..251u8).cycle().take(251 * (1024 * 1024 / 251 + 1)).collect();
+    for http in BOTH {
+        for (query, expected) in [
+            ("kind=plain", &content[..]),
+            ("kind=raw", &content),
+            ("kind=named", &content),
+            ("kind=gzip", &content),
+            ("kind=plain&at=100000", &content[100_001..]),
+            ("kind=gzip&at=100000", &content[100_001..]),
+            ("kind=plain&at=100000&length=300000", &content[100_001..400_001]),
+        ] {
+            let answer = gate.get(&format!("/app/disk_file?{query}")).over(http).await;
+            assert!(answer.code() == 200 && !answer.cut && answer.body == expected, "{query} over {http:?}");
+            let length = expected.len().to_string();
+            let announced = answer.header("content-length");
+            assert!(announced == Some(&length) || query.contains("gzip"), "{query}: {announced:?}");
+        }
+        let mixed = gate.get("/app/file_after_write").over(http).await;
+        assert!(mixed.body.starts_with(b"first x") && mixed.body.len() == 200_006 && !mixed.cut);
+        let head = gate.ask("HEAD", "/app/disk_file").over(http).await;
+        assert_eq!((head.code(), head.body.len(), head.cut), (200, 0, false));
+        let long = gate.get("/app/disk_file?kib=100&length=300000").over(http).await;
+        assert!(is_broken(&long), "a file shorter than its Content-Length");
+    }
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", gate.pid())).unwrap().flatten();
+    let files = descriptors.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    let left: Vec<_> = files.filter(|file| file.to_string_lossy().contains("/tmp")).collect();
+    let left: Vec<_> = left.iter().filter(|file| file.to_string_lossy().contains("deleted")).collect();
+    assert!(left.is_empty(), "descriptors are left: {left:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_while_it_is_sent_is_a_visible_abort() {
+    let gate = contract("");
+    for http in BOTH {
+        let mut stream = Stream::open(&gate, http, "/app/shrinking_file").await;
+        assert_eq!(stream.headers["content-length"], "67108864");
+        gate.await_log("app/wsgi.log", |line| line["message"] == "the file was cut");
+        let broken = loop {
+            match stream.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => break true,
+                None => break false,
+            }
+        };
+        assert!(broken, "over {http:?}");
+        assert_eq!(gate.get("/app/hello").over(http).await.code(), 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_downloads_a_file_slowly_holds_no_thread() {
+    let gate = contract("threads = 1");
+    for http in BOTH {
+        let slow = Stream::open(&gate, http, "/app/disk_file?kib=65536").await;
+        assert_eq!(slow.headers["content-length"], "67108866");
+        assert_eq!(gate.get("/app/hello").over(http).await.code(), 200);
+    }
+}
+
+#[tokio::test]
 async fn a_large_answer_arrives_whole_in_one_block_or_many() {
     let gate = contract("");
     for http in BOTH {

@@ -56,7 +56,7 @@ async fn wrappers_of_module_io_can_read_the_body() {
 
 #[tokio::test]
 async fn a_client_that_leaves_in_mid_body_is_an_error_and_never_a_short_body() {
-    let gate = contract("");
+    let gate = contract("stream_bodies = true");
     let mut wire = Wire::open(&gate).await;
     wire.say("POST /app/read_aborted HTTP/1.1\r\nHost: localhost\r\nContent-Length: 200000\r\n\r\n").await;
     wire.say(vec![b'x'; 100_000]).await;
@@ -66,6 +66,45 @@ async fn a_client_that_leaves_in_mid_body_is_an_error_and_never_a_short_body() {
     let said = line["message"].as_str().unwrap();
     assert!(["read raised OSError", "read raised ConnectionAbortedError"].contains(&said), "{said}");
     assert_eq!(gate.get("/app/hello").over(Http::One).await.code(), 200);
+}
+
+#[tokio::test]
+async fn a_body_is_complete_before_the_application_is_called() {
+    let gate = contract("threads = 1");
+    for framing in ["Content-Length: 3000000\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n2dc6c0\r\n"] {
+        let mut wire = Wire::open(&gate).await;
+        wire.say(format!("POST /app/count HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{framing}")).await;
+        wire.say(vec![b'x'; 2_000_000]).await;
+        // The only thread is free while the body is under way.
+        assert_eq!(gate.get("/app/hello").over(Http::One).await.code(), 200);
+        wire.say(vec![b'x'; 1_000_000]).await;
+        wire.say("\r\n0\r\n\r\n").await;
+        let answer = wire.hear_rest().await;
+        assert!(answer.ends_with("\r\n\r\n3000000"), "{answer}");
+
+        let mut wire = Wire::open(&gate).await;
+        wire.say(format!("POST /app/read_aborted HTTP/1.1\r\nHost: localhost\r\n{framing}")).await;
+        wire.say(vec![b'x'; 2_000_000]).await;
+        drop(wire);
+    }
+    gate.await_log("access.log", |line| line["path"] == "/app/read_aborted");
+    assert!(gate.log("app/wsgi.log").iter().all(|line| !line["message"].to_string().contains("read ")));
+}
+
+#[tokio::test]
+async fn bodies_that_wait_are_bounded_in_memory_and_on_disk() {
+    let setup = |memory: &str, disk: &str| {
+        let setup = Setup::level("minimal").config("limits", memory).config("limits", disk);
+        setup.app("/app", "contract", OPEN).start()
+    };
+    let all_on_disk = setup("body_memory = 0", "body_disk = \"1MiB\"");
+    let answer = all_on_disk.ask("POST", "/app/echo").body(vec![b'x'; 500_000]).over(Http::One).await;
+    assert!(answer.code() == 200 && answer.body.len() == 500_000);
+    let nowhere = setup("body_memory = 0", "body_disk = 0");
+    let answer = nowhere.ask("POST", "/app/echo").body(vec![b'x'; 500_000]).over(Http::Two).await;
+    assert_eq!((answer.code(), answer.reason()), (503, "queue-full"));
+    assert_eq!(nowhere.ask("POST", "/app/echo").body(vec![b'x'; 60_000]).over(Http::One).await.code(), 200);
+    nowhere.await_log("messages.log", |line| line["message"].to_string().contains("body_disk"));
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-"""Server-sent events: /stream waits for /send and passes on what it was given; /open tells how many streams are open."""
+"""Server-sent events: /stream waits for /send and passes on what it was given, with a comment every second, so that it
+notices clients that have left; everything else tells how many streams are open."""
 import threading
 import time
 
@@ -15,8 +16,11 @@ def stream(environ, start_response):
         yield b": open\n\n"
         while True:
             with changed:
-                changed.wait_for(lambda: state["number"] != seen)
+                news = changed.wait_for(lambda: state["number"] != seen, timeout=1)
                 seen, sent = state["number"], state["sent"]
+            if not news:
+                yield b": still here\n\n"
+                continue
             yield f"id: {seen}\ndata: {sent}\n\n".encode()
     finally:
         with changed:

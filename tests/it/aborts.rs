@@ -39,7 +39,7 @@ async fn forget(gate: &Gate) {
 }
 
 /// The clock of `time.monotonic()`.
-fn monotonic() -> f64 {
+pub fn monotonic() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     #[expect(clippy::cast_precision_loss, reason = "a fraction of a second")]
     let seconds = now.tv_sec as f64 + now.tv_nsec as f64 / 1e9;
@@ -119,6 +119,22 @@ async fn an_upload_that_breaks_off_raises_in_an_application_that_takes_it_as_it_
             assert!(when - left < SOON.as_secs_f64(), "{length:?} over {http:?}: {} s", when - left);
         }
     }
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_never_reaches_an_application_that_takes_whole_ones() {
+    let gate = gate("");
+    for http in BOTH {
+        for length in [Some(1_000_000), None] {
+            let upload = Upload::begin(&gate, http, length).await;
+            upload.send(100_000);
+            upload.abort().await;
+        }
+    }
+    let whole = gate.ask("POST", "/app/upload").body(vec![b'x'; 70_000]).over(Http::One).await;
+    assert_eq!(whole.text(), "70000");
+    let notes: Vec<_> = happened(&gate).await.into_iter().map(|(note, _)| note).collect();
+    assert_eq!(notes, ["begun", "complete 70000"], "only the whole one");
 }
 
 /// Runs curl and gives its exit status and what it received.

@@ -214,9 +214,7 @@ impl Gate {
 
     /// Resident memory of the gateway process, KiB.
     pub fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the gateway runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+        resident_kib(self.pid())
     }
 
     /// Process ids of an application's ready workers.
@@ -393,6 +391,13 @@ impl Drop for Gate {
             }
         }
     }
+}
+
+/// Resident memory of a process, KiB.
+pub fn resident_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
 }
 
 /// Whether a process exists and is no zombie.

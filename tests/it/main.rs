@@ -5,6 +5,7 @@ mod aborts;
 mod asgi;
 mod cli;
 mod corpus;
+mod events;
 mod examples;
 mod frameworks;
 mod harness;

@@ -84,7 +84,11 @@ pub struct LaneSockets {
 }
 
 impl LaneSockets {
-    fn pair() -> Result<(Self, Self), LaunchError> {
+    /// Both ends.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub(super) fn pair() -> Result<(Self, Self), LaunchError> {
         let ((frames, theirs), (files, from)) = (pair()?, pair()?);
         Ok((Self { frames, files }, Self { frames: theirs, files: from }))
     }
@@ -146,6 +150,7 @@ impl Launch {
                 callable: application.callable.clone(),
                 threads: application.threads,
                 multiprocess: application.workers > 1,
+                preload: application.preload,
                 identity_headers: application.identity_headers,
                 asgi: application.interface == Interface::Asgi,
                 software: concat!("Portcullis/", env!("CARGO_PKG_VERSION")).to_owned(),

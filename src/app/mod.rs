@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`serve`] (a file or the worker) · `request` (what the application sees) · `body` (both directions) ·
 //! `file` (answers that are files) · `deadlines` (how long it may take) ·
-//! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `worker`, `supervise` (the control thread's view) ·
+//! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `process`,
+//! `worker`, `nursery`, `supervise` (the control thread's view) ·
 //! `static_files` · `log`.
 
 pub mod answer;
@@ -13,7 +14,9 @@ pub mod file;
 pub mod lane;
 pub mod launch;
 pub mod log;
+pub mod nursery;
 pub mod pool;
+pub mod process;
 pub mod request;
 pub mod static_files;
 pub mod supervise;
@@ -145,7 +148,8 @@ fn respond(head: Head, body: Body) -> Response<Body> {
 /// What an operator needs to mend it: the traceback, or what is missing.
 pub async fn probe(config: &Config, application: &Application) -> Result<portcullis_wire::Ready, String> {
     let (log, clock) = (log::AppLog::none(), Clock::System);
-    let launch = Launch::of(config, application);
+    let mut launch = Launch::of(config, application);
+    launch.boot.preload = false;
     let patience = application.start_timeout.unwrap_or(config.timeouts.start);
     let worker = Worker::boot(Start {
         launch: &launch,

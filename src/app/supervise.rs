@@ -20,6 +20,7 @@ use crate::{
     app::{
         launch::Launch,
         log::AppLog,
+        nursery::Nursery,
         pool::{AppShared, AppState, PoolMessage, WorkerShared},
         worker::{BootError, Start, Worker},
     },
@@ -269,6 +270,7 @@ impl Supervisor {
             tired: VecDeque::new(),
             renewing: false,
             leaving: JoinSet::new(),
+            nursery: Nursery::default(),
         };
         self.lock().insert(Arc::clone(&plan.name), AppTask { plan, commands, report });
         tokio::spawn(keeper.run(acts));
@@ -318,6 +320,8 @@ struct Keeper {
     renewing: bool,
     /// Retired workers on their way out.
     leaving: JoinSet<()>,
+    /// Where the workers of the running version come from.
+    nursery: Nursery,
 }
 
 /// Waits until a worker has served or grown enough, and says which.
@@ -480,7 +484,7 @@ impl Keeper {
                 continue;
             }
             self.renewing = true;
-            let (events, boot) = (events.clone(), self.boot(self.plan.clone()));
+            let (events, boot) = (events.clone(), self.boot(self.plan.clone(), self.nursery.clone()));
             tokio::spawn(async move {
                 let booted = boot.await;
                 let _ = events.send(Event::Renewed { id, why, booted });
@@ -563,17 +567,17 @@ impl Keeper {
     }
 
     fn boot_in_background(&self, events: &mpsc::UnboundedSender<Event>) {
-        let (events, boot) = (events.clone(), self.boot(self.plan.clone()));
+        let (events, boot) = (events.clone(), self.boot(self.plan.clone(), self.nursery.clone()));
         tokio::spawn(async move {
             let _ = events.send(Event::Booted(boot.await));
         });
     }
 
-    fn boot(&self, plan: Plan) -> impl Future<Output = Result<Worker, BootError>> + use<> {
+    fn boot(&self, plan: Plan, nursery: Nursery) -> impl Future<Output = Result<Worker, BootError>> + use<> {
         let id = self.next_worker.fetch_add(1, Ordering::Relaxed);
         let (lanes, clock) = (self.threads.len(), self.clock.clone());
         async move {
-            Worker::boot(Start {
+            let start = Start {
                 launch: &plan.launch,
                 lanes,
                 id,
@@ -582,8 +586,8 @@ impl Keeper {
                 max_requests: plan.max_requests.map(|most| jittered(most, id)),
                 log: plan.log.clone(),
                 clock,
-            })
-            .await
+            };
+            nursery.worker(start).await
         }
     }
 
@@ -640,7 +644,8 @@ impl Keeper {
         reply: oneshot::Sender<Result<Reloaded, String>>,
         may_go: oneshot::Receiver<()>,
     ) {
-        let new = match self.boot_all(&plan).await {
+        let nursery = Nursery::default();
+        let new = match self.boot_all(&plan, &nursery).await {
             Ok(new) => new,
             Err(error) => {
                 self.say(&format!("the reload failed, the running version goes on: {error}"));
@@ -662,6 +667,7 @@ impl Keeper {
         let _ = reply.send(Ok(outcome.clone()));
         let replaced = if may_go.await.is_ok() {
             self.plan = plan;
+            self.nursery = nursery;
             self.failures = 0;
             self.set_state(AppState::Running);
             lock(&self.report).last_error = None;
@@ -675,8 +681,8 @@ impl Keeper {
     }
 
     /// All the workers of a plan, or none and the reason.
-    async fn boot_all(&self, plan: &Plan) -> Result<Vec<Worker>, String> {
-        let boots: Vec<_> = (0..plan.launch.workers).map(|_| self.boot(plan.clone())).collect();
+    async fn boot_all(&self, plan: &Plan, nursery: &Nursery) -> Result<Vec<Worker>, String> {
+        let boots: Vec<_> = (0..plan.launch.workers).map(|_| self.boot(plan.clone(), nursery.clone())).collect();
         let (ready, failed): (Vec<_>, Vec<_>) =
             futures_util::future::join_all(boots).await.into_iter().partition(Result::is_ok);
         let ready: Vec<Worker> = ready.into_iter().flatten().collect();

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    os::unix::process::ExitStatusExt,
     process::ExitStatus,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,6 +9,7 @@ use std::{
 
 use bytes::BytesMut;
 use portcullis_wire::{Frame, Interrupt, Kind, Level, Log, Ready, begin, end, put_empty, take_frame};
+use rustix::process::Signal;
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     net::UnixStream,
@@ -22,15 +22,17 @@ use tokio::{
 use crate::{
     app::{
         launch::{LaneSockets, Launch, LaunchError, Launched},
-        log::AppLog,
+        log::{AppLog, WorkerLog},
+        nursery::Parent,
         pool::{WorkerCommand, WorkerShared},
+        process::{Process, describe},
     },
     clock::Clock,
 };
 
 /// A worker that was told to stop has this long after its last request for `atexit` handlers and flushes, before
 /// SIGTERM; and as long again before SIGKILL.
-const EXIT_GRACE: Duration = Duration::from_secs(5);
+pub(super) const EXIT_GRACE: Duration = Duration::from_secs(5);
 
 /// A worker that has closed a lane has this long to end by itself and be reported as what it was.
 const LANE_GRACE: Duration = Duration::from_secs(1);
@@ -102,29 +104,27 @@ impl Worker {
     /// See [`BootError`]; nothing is left running.
     pub async fn boot(start: Start<'_>) -> Result<Self, BootError> {
         let Launched { mut child, control, lanes } = start.launch.spawn(start.lanes)?;
-        let pid = child.id().unwrap_or_default();
+        let output = output_of(&mut child);
+        Self::bring_up(start, (Process::Started(child), control, lanes), output, None).await
+    }
+
+    /// Waits until a process that was started says that its application is imported. `parent` is the one that it was
+    /// forked from.
+    ///
+    /// # Errors
+    /// See [`BootError`]; nothing is left running.
+    pub(super) async fn bring_up(
+        start: Start<'_>,
+        (mut process, control, lanes): (Process, std::os::unix::net::UnixStream, Vec<LaneSockets>),
+        output: Output,
+        parent: Option<Arc<Parent>>,
+    ) -> Result<Self, BootError> {
+        let pid = process.pid();
         let words = LastWords::default();
         let log = start.log.of_worker(pid, start.clock);
-        let pipes = [
-            child.stdout.take().map(|pipe| tokio::spawn(copy_lines(pipe, log.clone(), "stdout", None))),
-            child.stderr.take().map(|pipe| tokio::spawn(copy_lines(pipe, log.clone(), "stderr", Some(words.clone())))),
-        ];
-        control.set_nonblocking(true).map_err(|source| LaunchError::Io { what: "control socket".into(), source })?;
-        let control = UnixStream::from_std(control)
-            .map_err(|source| LaunchError::Io { what: "control socket".into(), source })?;
-        let mut control = Control { socket: control, input: BytesMut::new(), log };
-        let ready = match tokio::time::timeout(start.patience, control.until_ready()).await {
-            Ok(Some(Ok(ready))) => ready,
-            Ok(Some(Err(traceback))) => {
-                let _ = child.kill().await;
-                return Err(BootError::Import(traceback));
-            }
-            Ok(None) => return Err(BootError::Died(died(&mut child, pipes, &words).await)),
-            Err(_) => {
-                let _ = child.kill().await;
-                return Err(BootError::Slow(start.patience));
-            }
-        };
+        let pipes = copy_output(output, &log, &words);
+        let mut control = Control::new(control, log)?;
+        let (ready, pipes) = control.boot(&mut process, start.patience, pipes, &words).await?;
         let (commands, commanded) = mpsc::unbounded_channel();
         let (stop, stopped) = mpsc::unbounded_channel();
         let (ended, ending) = watch::channel(None);
@@ -137,9 +137,10 @@ impl Worker {
             commands,
         ));
         tokio::spawn(async move {
-            let how = control.attend(&mut child, commanded, stopped, Pulse::new(start.deadlock)).await;
+            let how = control.attend(&mut process, commanded, stopped, Pulse::new(start.deadlock)).await;
             let words = died_words(how, pipes, &words).await;
             let _ = ended.send(Some(words));
+            drop(parent);
         });
         Ok(Self { shared, lanes, pid, ready, ending, stop })
     }
@@ -170,13 +171,40 @@ impl Worker {
     }
 }
 
-struct Control {
-    socket: UnixStream,
-    input: BytesMut,
-    log: crate::app::log::WorkerLog,
+/// Our end of a worker's control socket.
+pub(super) struct Control {
+    pub(super) socket: UnixStream,
+    pub(super) input: BytesMut,
+    log: WorkerLog,
 }
 
 impl Control {
+    pub(super) fn new(socket: std::os::unix::net::UnixStream, log: WorkerLog) -> Result<Self, LaunchError> {
+        let io = |source| LaunchError::Io { what: "control socket".into(), source };
+        socket.set_nonblocking(true).map_err(io)?;
+        let socket = UnixStream::from_std(socket).map_err(io)?;
+        Ok(Self { socket, input: BytesMut::new(), log })
+    }
+
+    /// Waits until the process says that its application is imported; ends it if that does not come.
+    pub(super) async fn boot(
+        &mut self,
+        process: &mut Process,
+        patience: Duration,
+        pipes: Pipes,
+        words: &LastWords,
+    ) -> Result<(Ready, Pipes), BootError> {
+        let error = match tokio::time::timeout(patience, self.until_ready()).await {
+            Ok(Some(Ok(ready))) => return Ok((ready, pipes)),
+            Ok(Some(Err(traceback))) => BootError::Import(traceback),
+            Ok(None) => return Err(BootError::Died(died(process, pipes, words).await)),
+            Err(_) => BootError::Slow(patience),
+        };
+        process.signal(Signal::KILL);
+        process.wait().await;
+        Err(error)
+    }
+
     /// Waits for the word that the application is imported: `None` when the worker went away first.
     async fn until_ready(&mut self) -> Option<Result<Ready, String>> {
         loop {
@@ -193,7 +221,7 @@ impl Control {
     /// Serves a running worker until its process is gone.
     async fn attend(
         &mut self,
-        child: &mut Child,
+        process: &mut Process,
         mut commands: mpsc::UnboundedReceiver<WorkerCommand>,
         mut stop: mpsc::UnboundedReceiver<()>,
         mut pulse: Pulse,
@@ -204,7 +232,7 @@ impl Control {
         let mut replaced = None;
         loop {
             tokio::select! {
-                status = child.wait() => return Ending { status: status.ok(), replaced },
+                status = process.wait() => return Ending { status, replaced },
                 frame = self.next(), if listening => {
                     let fine = frame.and_then(|frame| match frame.kind {
                         Kind::Log => self.take_log(&frame),
@@ -217,32 +245,32 @@ impl Control {
                     // A worker that closed its control socket, or spoke out of turn on it, is on its way out.
                     if fine.is_none() {
                         listening = false;
-                        deadline.get_or_insert_with(|| (Instant::now() + EXIT_GRACE, Signal::Kill));
+                        deadline.get_or_insert_with(|| (Instant::now() + EXIT_GRACE, Next::Kill));
                     }
                 }
                 Some(command) = commands.recv() => match command {
                     WorkerCommand::Interrupt { lane, request } => {
                         if !self.interrupt(Interrupt { lane, request }) {
                             replaced = Some("it does not listen to its control socket");
-                            let _ = child.start_kill();
+                            process.signal(Signal::KILL);
                         }
                     }
                     WorkerCommand::LaneClosed => {
-                        deadline.get_or_insert_with(|| (Instant::now() + LANE_GRACE, Signal::Kill));
+                        deadline.get_or_insert_with(|| (Instant::now() + LANE_GRACE, Next::Kill));
                     }
                     WorkerCommand::Replace(why) => {
                         replaced = Some(why);
-                        let _ = child.start_kill();
+                        process.signal(Signal::KILL);
                     }
                     WorkerCommand::Abort(why) => {
                         replaced.get_or_insert(why);
-                        deadline = Some((abort(child), Signal::Kill));
+                        deadline = Some((abort(process), Next::Kill));
                     }
                 },
                 () = tokio::time::sleep_until(pulse.look), if listening && !stopping && replaced.is_none() => {
                     if pulse.is_lost() {
                         replaced = Some("its interpreter gave no sign of life (`deadlock_timeout`); its stacks are in its log");
-                        deadline = Some((abort(child), Signal::Kill));
+                        deadline = Some((abort(process), Next::Kill));
                     } else if pulse.ask() {
                         // One that does not take it is not alive either, and is found out by its silence.
                         self.say_empty(Kind::Ping);
@@ -252,15 +280,15 @@ impl Control {
                     stopping = true;
                     // One that cannot be told is ended by signals.
                     let patience = if self.say_empty(Kind::Stop) { EXIT_GRACE } else { Duration::ZERO };
-                    deadline = Some((Instant::now() + patience, Signal::Terminate));
+                    deadline = Some((Instant::now() + patience, Next::Terminate));
                 }
                 () = until(deadline.map(|(at, _)| at)), if deadline.is_some() => {
                     match deadline.take() {
-                        Some((_, Signal::Terminate)) => {
-                            send_signal(child, rustix::process::Signal::TERM);
-                            deadline = Some((Instant::now() + EXIT_GRACE, Signal::Kill));
+                        Some((_, Next::Terminate)) => {
+                            process.signal(Signal::TERM);
+                            deadline = Some((Instant::now() + EXIT_GRACE, Next::Kill));
                         }
-                        _ => { let _ = child.start_kill(); }
+                        _ => { process.signal(Signal::KILL); }
                     }
                 }
             }
@@ -283,7 +311,7 @@ impl Control {
         }
     }
 
-    fn take_log(&self, frame: &Frame) -> Option<()> {
+    pub(super) fn take_log(&self, frame: &Frame) -> Option<()> {
         let log = Log::parse(&frame.payload).ok()?;
         let level = match log.level {
             Level::Out => "stdout",
@@ -349,7 +377,7 @@ impl Pulse {
 }
 
 #[derive(Clone, Copy)]
-enum Signal {
+enum Next {
     Terminate,
     Kill,
 }
@@ -368,23 +396,17 @@ async fn until(deadline: Option<Instant>) {
 
 /// Ends a worker by the signal at which `faulthandler` writes the stacks of all threads, for which it needs no GIL. Tells
 /// when to stop waiting for that.
-fn abort(child: &Child) -> Instant {
-    send_signal(child, rustix::process::Signal::ABORT);
+fn abort(process: &Process) -> Instant {
+    process.signal(Signal::ABORT);
     Instant::now() + DUMP_GRACE
 }
 
-fn send_signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
-    if let Some(pid) = pid {
-        let _ = rustix::process::kill_process(pid, signal);
-    }
-}
-
+/// Who copies what a process writes to standard output and error.
 type Pipes = [Option<JoinHandle<()>>; 2];
 
-async fn died(child: &mut Child, pipes: Pipes, words: &LastWords) -> String {
-    let _ = child.start_kill();
-    let status = child.wait().await.ok();
+async fn died(process: &mut Process, pipes: Pipes, words: &LastWords) -> String {
+    process.signal(Signal::KILL);
+    let status = process.wait().await;
     died_words(Ending { status, replaced: None }, pipes, words).await
 }
 
@@ -407,40 +429,9 @@ async fn died_words(ending: Ending, pipes: Pipes, words: &LastWords) -> String {
     }
 }
 
-fn describe(status: ExitStatus) -> String {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exited with status {code}"),
-        (None, Some(9)) => "was killed by SIGKILL (somebody ran kill -9, or the kernel was out of memory)".to_owned(),
-        (None, Some(signal)) => match signal_name(signal) {
-            Some(name) => format!("was killed by {name}"),
-            None => format!("was killed by signal {signal}"),
-        },
-        (None, None) => "was lost".to_owned(),
-    }
-}
-
-fn signal_name(signal: i32) -> Option<&'static str> {
-    Some(match signal {
-        1 => "SIGHUP",
-        2 => "SIGINT",
-        3 => "SIGQUIT",
-        4 => "SIGILL",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        11 => "SIGSEGV",
-        13 => "SIGPIPE",
-        14 => "SIGALRM",
-        15 => "SIGTERM",
-        24 => "SIGXCPU",
-        31 => "SIGSYS",
-        _ => return None,
-    })
-}
-
 /// The last lines of standard error.
 #[derive(Clone, Default)]
-struct LastWords(Arc<Mutex<VecDeque<String>>>);
+pub(super) struct LastWords(Arc<Mutex<VecDeque<String>>>);
 
 impl LastWords {
     fn push(&self, line: &str) {
@@ -457,13 +448,23 @@ impl LastWords {
     }
 }
 
+/// What a process writes to standard output and error.
+pub(super) type Output = [Option<Box<dyn AsyncRead + Send + Unpin>>; 2];
+
+/// The pipes of a process that has just been started.
+pub(super) fn output_of(child: &mut Child) -> Output {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    [out.map(|pipe| Box::new(pipe) as _), err.map(|pipe| Box::new(pipe) as _)]
+}
+
+/// Copies both to the log beside everything else, until they are closed.
+pub(super) fn copy_output([out, err]: Output, log: &WorkerLog, words: &LastWords) -> Pipes {
+    let copy = |pipe, stream, words| tokio::spawn(copy_lines(pipe, log.clone(), stream, words));
+    [out.map(|pipe| copy(pipe, "stdout", None)), err.map(|pipe| copy(pipe, "stderr", Some(words.clone())))]
+}
+
 /// Copies a pipe to the log, line by line; a longer line than [`MAX_LINE`] is cut into several.
-async fn copy_lines(
-    pipe: impl AsyncRead + Unpin,
-    log: crate::app::log::WorkerLog,
-    stream: &'static str,
-    words: Option<LastWords>,
-) {
+async fn copy_lines(pipe: impl AsyncRead + Unpin, log: WorkerLog, stream: &'static str, words: Option<LastWords>) {
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {

@@ -120,6 +120,7 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
         start_timeout: app.start_timeout,
         stop_timeout: app.stop_timeout,
         deadlock_timeout: app.deadlock_timeout,
+        preload: app.preload.unwrap_or(false),
         max_requests: app.max_requests,
         max_memory: app.max_memory,
         environment: app.environment,

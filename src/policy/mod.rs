@@ -150,6 +150,8 @@ pub struct Application {
     pub deadlock_timeout: Option<Duration>,
     /// Requests after which a worker is replaced.
     pub max_requests: Option<u64>,
+    /// Whether it is imported once, and its workers forked from that process.
+    pub preload: bool,
     /// Resident memory beyond which a worker is replaced, bytes.
     pub max_memory: Option<u64>,
     /// Environment beyond the namespace's.

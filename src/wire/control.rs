@@ -24,6 +24,8 @@ pub struct Boot {
     pub threads: u16,
     /// `wsgi.multiprocess`: the application has more than one worker.
     pub multiprocess: bool,
+    /// The process imports the application, and workers are forked from it: see [`crate::Kind::Fork`].
+    pub preload: bool,
     /// Also give the identity as `HTTP_REMOTE_USER` and its kin.
     pub identity_headers: bool,
     /// The callable speaks ASGI; it is wrapped.
@@ -37,6 +39,7 @@ impl Boot {
     pub fn put(&self, out: &mut BytesMut) {
         out.put_u16_le(self.threads);
         out.put_u8(u8::from(self.multiprocess));
+        out.put_u8(u8::from(self.preload));
         out.put_u8(u8::from(self.identity_headers));
         out.put_u8(u8::from(self.asgi));
         for field in [&self.application, &self.namespace, &self.directory, &self.module, &self.callable, &self.software]
@@ -54,6 +57,7 @@ impl Boot {
         let boot = Self {
             threads: r.u16("threads")?,
             multiprocess: r.u8("multiprocess")? == 1,
+            preload: r.u8("preload")? == 1,
             identity_headers: r.u8("identity headers")? == 1,
             asgi: r.u8("interface")? == 1,
             application: r.text("application")?.to_owned(),
@@ -192,6 +196,7 @@ mod tests {
             callable: "application".into(),
             threads: 4,
             multiprocess: true,
+            preload: true,
             identity_headers: false,
             asgi: true,
             software: "Portcullis/0.1".into(),

@@ -72,6 +72,9 @@ pub enum Kind {
     Stop = 35,
     /// Control, gateway: is the interpreter alive?
     Ping = 36,
+    /// Control, gateway, to a process that has preloaded its application: fork a worker with the attached descriptors: its
+    /// control socket, standard output, standard error, and `u32` lanes.
+    Fork = 37,
     /// Control, worker: the callable is imported, see [`crate::Ready`].
     Ready = 48,
     /// Control, worker: it could not be imported; the payload is the traceback as UTF-8. The worker leaves.
@@ -80,6 +83,10 @@ pub enum Kind {
     Log = 50,
     /// Control, worker: Python code can run; the answer to [`Kind::Ping`].
     Pong = 51,
+    /// Control, worker: `u32` is the process id of the worker that was ordered by [`Kind::Fork`]; its pidfd is attached.
+    Forked = 52,
+    /// Control, worker: the process `u32` has ended with the wait status `i32`.
+    Exited = 53,
 }
 
 impl Kind {
@@ -106,10 +113,13 @@ impl Kind {
             34 => Self::Interrupt,
             35 => Self::Stop,
             36 => Self::Ping,
+            37 => Self::Fork,
             48 => Self::Ready,
             49 => Self::BootError,
             50 => Self::Log,
             51 => Self::Pong,
+            52 => Self::Forked,
+            53 => Self::Exited,
             _ => return None,
         })
     }

@@ -25,6 +25,7 @@ use crate::{
     crew::{self, Crew, crew},
     lane::Lane,
     logs::Stream,
+    nursery,
     run::serve,
 };
 
@@ -46,7 +47,7 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
     prepare_interpreter(py)?;
     let control = control::control().ok_or_else(|| PyRuntimeError::new_err("no control socket"))?;
     let mut inbox = Inbox::new();
-    let Some((boot, lanes)) = py.detach(|| receive_orders(control, &mut inbox)).map_err(broken)? else {
+    let Some((boot, mut lanes)) = py.detach(|| receive_orders(control, &mut inbox)).map_err(broken)? else {
         return Ok(());
     };
     let streams = replace_streams(py)?;
@@ -57,19 +58,36 @@ pub(crate) fn main(py: Python<'_>) -> PyResult<()> {
             streams.iter().for_each(|stream| stream.get().finish(py));
             py.detach(|| control.send(Kind::BootError, text.as_bytes()));
             // Threads that a half-imported application has left behind must not keep the process.
-            py.import("os")?.call_method1("_exit", (BOOT_ERROR,))?;
-            return Ok(());
+            return leave_at_once(py, BOOT_ERROR);
         }
     };
     let import_ms = u32::try_from(began.elapsed().as_millis()).unwrap_or(u32::MAX);
+    if boot.preload {
+        say_ready(py, import_ms);
+        match nursery::tend(py, control, &mut inbox)? {
+            Some(own) => lanes = own,
+            // Never served, so it has nothing to finish or to flush; its children have exit handlers of their own.
+            None => return leave_at_once(py, 0),
+        }
+    }
     let (threads, crew) = start_crew(py, application, boot, lanes, inbox)?;
+    say_ready(py, import_ms);
+    start_threads(py, threads)?;
+    serve_seat(py, crew, 0)
+}
+
+fn say_ready(py: Python<'_>, import_ms: u32) {
     let version = py.version_info();
     let python = format!("{}.{}.{}", version.major, version.minor, version.patch);
     let mut payload = BytesMut::new();
     Ready { python, import_ms }.put(&mut payload);
-    py.detach(|| control.send(Kind::Ready, &payload));
-    start_threads(py, threads)?;
-    serve_seat(py, crew, 0)
+    if let Some(control) = control::control() {
+        py.detach(|| control.send(Kind::Ready, &payload));
+    }
+}
+
+fn leave_at_once(py: Python<'_>, status: i32) -> PyResult<()> {
+    py.import("os")?.call_method1("_exit", (status,)).map(|_| ())
 }
 
 /// Runs requests in one of the further threads.
@@ -104,12 +122,10 @@ fn receive_orders(control: &control::Control, inbox: &mut Inbox) -> rustix::io::
     let boot = Boot::parse(&frame.payload).map_err(wrong)?;
     let Some(frame) = control.receive(inbox).filter(|frame| frame.kind == Kind::Lanes) else { return Ok(None) };
     let count = u32_payload(&frame.payload).map_err(wrong)? as usize;
-    let mut sockets = std::mem::take(&mut inbox.attached).into_iter();
-    let mut lanes = Vec::new();
-    while let (Some(frames), Some(files)) = (sockets.next(), sockets.next()) {
-        lanes.push(Lane::new(frames, files));
-    }
-    if lanes.len() != count || !(1..=MAX_LANES).contains(&count) || boot.threads == 0 {
+    let lanes = Lane::of_pairs(std::mem::take(&mut inbox.attached));
+    // A process that others are forked from has none.
+    let fits = if boot.preload { count == 0 } else { (1..=MAX_LANES).contains(&count) };
+    if lanes.len() != count || !fits || boot.threads == 0 {
         return Err(rustix::io::Errno::PROTO);
     }
     Ok(Some((boot, lanes)))

@@ -62,7 +62,7 @@ pub(crate) enum Patience {
 }
 
 impl Lane {
-    pub(crate) fn new(socket: OwnedFd, files: OwnedFd) -> Self {
+    fn new(socket: OwnedFd, files: OwnedFd) -> Self {
         Self {
             socket,
             files,
@@ -71,6 +71,16 @@ impl Lane {
             held: AtomicBool::new(false),
             output: Mutex::default(),
         }
+    }
+
+    /// Lanes out of sockets in the order in which they are sent: frames, files, and so on.
+    pub(crate) fn of_pairs(sockets: Vec<OwnedFd>) -> Vec<Self> {
+        let mut sockets = sockets.into_iter();
+        let mut lanes = Vec::new();
+        while let (Some(frames), Some(files)) = (sockets.next(), sockets.next()) {
+            lanes.push(Self::new(frames, files));
+        }
+        lanes
     }
 
     /// Whether the other end is closed or broken.

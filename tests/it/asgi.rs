@@ -93,6 +93,19 @@ async fn a_time_out_reaches_an_asgi_application_and_its_worker_stays() {
 }
 
 #[tokio::test]
+async fn workers_that_are_forked_from_one_import_have_a_loop_each() {
+    let policy = with_a2wsgi("interface = \"asgi\"\ncallable = \"plain\"\npreload = true\nworkers = 2\nthreads = 1");
+    let gate = Setup::level("minimal").app("/app", "asgi_odd", &policy).start();
+    gate.await_workers("/app", 2);
+    // More at a time than one worker has threads: both are asked.
+    let ask = gate.get("/app/");
+    for _ in 0..10 {
+        let (a, b, c) = tokio::join!(ask.over(Http::One), ask.over(Http::Two), ask.over(Http::One));
+        assert_eq!([a.text(), b.text(), c.text()], ["plain"; 3]);
+    }
+}
+
+#[tokio::test]
 async fn the_wrong_interface_is_an_error_that_says_what_to_write() {
     let bare = |more: &str| format!("{OPEN}{more}\n");
     let installation = Setup::level("minimal")

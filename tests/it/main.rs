@@ -12,6 +12,7 @@ mod harness;
 mod load;
 mod methods;
 mod paths;
+mod preload;
 mod pythons;
 mod raw;
 mod reload;

@@ -45,16 +45,18 @@ bench: system $(BENCH)/ready ## Compare with other servers, side by side, and pr
 	cargo build --profile dist --locked
 	$(BENCH)/bin/python benches/compare.py --portcullis "$(CARGO_TARGET_DIR)/dist/portcullis" --venv "$(BENCH)"
 
-# The virtualenv of the examples and tests.
-$(VENV)/ready: examples/requirements.txt | system
+# The virtualenv of the examples and tests. `python -m pip`: a script named pip installs where it was made, also after
+# its virtualenv was copied.
+$(VENV)/ready: examples/requirements.txt tests/requirements.txt | system
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement examples/requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --requirement examples/requirements.txt --requirement tests/requirements.txt
 	@touch $@
 
 # The servers to compare with.
 $(BENCH)/ready: benches/requirements.txt | system
 	python3 -m venv $(BENCH)
-	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --requirement benches/requirements.txt
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --requirement benches/requirements.txt
 	@touch $@
 
 # A C compiler, Python with venv, and Rust: installed when we may, named when we may not. The tests of isolation run

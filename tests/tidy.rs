@@ -246,3 +246,46 @@ fn the_wire_depends_on_bytes_alone_and_only_the_worker_on_python() {
     assert!(manifest("src/worker/Cargo.toml").contains(&"pyo3".to_owned()));
     assert!(!manifest("Cargo.toml").contains(&"pyo3".to_owned()), "the gateway has no Python in its address space");
 }
+
+/// Where each behaviour of the WSGI contract is proved.
+const CONTRACT: &str = "docs/wsgi.md";
+
+/// What that page counts.
+const BEHAVIOURS: std::ops::RangeInclusive<u32> = 1..=29;
+
+#[test]
+fn every_behaviour_of_the_wsgi_contract_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join(CONTRACT)).expect("the page");
+    let section = page.split("\n## The contract in 29 numbers\n").nth(1).expect("the section");
+    let section = section.split("\n## ").next().expect("its end");
+    let (proved, elsewhere) = section.split_once("\n### The same numbers elsewhere\n").expect("both tables");
+    let rows = |table: &str| -> Vec<(u32, String)> {
+        let cells = |line: &str| {
+            let (number, rest) = line.strip_prefix("| ")?.split_once(" | ")?;
+            Some((number.parse().ok()?, rest.to_owned()))
+        };
+        table.lines().filter_map(cells).collect()
+    };
+    let wanted: Vec<u32> = BEHAVIOURS.collect();
+    for table in [proved, elsewhere] {
+        assert_eq!(rows(table).iter().map(|(number, _)| *number).collect::<Vec<_>>(), wanted, "{CONTRACT}");
+    }
+    let mut broken = Vec::new();
+    for (number, row) in rows(proved) {
+        let named: Vec<_> = row.split('`').skip(1).step_by(2).filter_map(|code| code.split_once("::")).collect();
+        if named.is_empty() {
+            broken.push(format!("{CONTRACT}: behaviour {number} names no test"));
+        }
+        for (module, function) in named {
+            let files = [format!("tests/it/wsgi/{module}.rs"), format!("tests/it/{module}.rs")];
+            let exists = files.iter().any(|file| {
+                fs::read_to_string(root.join(file)).is_ok_and(|text| text.contains(&format!("fn {function}(")))
+            });
+            if !exists {
+                broken.push(format!("{CONTRACT}: behaviour {number} names {module}::{function}, and there is none"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}

@@ -32,7 +32,7 @@ use crate::{
         python::{Interpreter, PythonError, Search},
     },
     config::Config,
-    policy::{Application, Python},
+    policy::{Application, Interface, Python},
 };
 
 /// What Python runs first; it loads our extension and hands over.
@@ -163,6 +163,7 @@ impl Launch {
                 preload: application.preload,
                 identity_headers: application.identity_headers,
                 development: application.reload,
+                asgi: application.interface == Interface::Asgi,
                 software: concat!("Portcullis/", env!("CARGO_PKG_VERSION")).to_owned(),
             },
             python: application.python.clone(),

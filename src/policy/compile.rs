@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 use http::Method as Verb;
 
 use super::{
-    Application, Context, Default_, Loaded, Python, Rules, ServeFiles,
+    Application, Context, Default_, Interface, Loaded, Python, Rules, ServeFiles,
     document::{self, App, At, Document, WrittenRule},
     rule::{Effect, Pattern, Rule, Trie, Who, list},
 };
@@ -83,6 +83,15 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
     let namespace = app.namespace.as_ref().map(|namespace| declared(namespace, context));
     let directory = app.directory.as_ref().map(|directory| existing(directory, source, context));
     let reload = app.reload.as_ref().is_some_and(|reload| develops(reload, context.level));
+    if let Some((Interface::Asgi, value)) = &app.interface
+        && app.stream_bodies == Some(true)
+    {
+        // a2wsgi goes by CONTENT_LENGTH: a streamed body without one would be read as empty, and nobody would notice.
+        value.error(
+            "`stream_bodies = true` and `interface = \"asgi\"` do not go together",
+            "leave stream_bodies out: an ASGI application needs bodies with a length",
+        );
+    }
     // Everything was looked at; from here on a gap means that a problem was reported.
     let (mount, name) = app.name?;
     let namespace = namespace.unwrap_or_else(|| implicit_namespace(&mount, &name));
@@ -94,6 +103,7 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
         directory,
         module: app.module?,
         callable: app.callable.unwrap_or_else(|| "application".to_owned()),
+        interface: app.interface.map_or(Interface::Wsgi, |(interface, _)| interface),
         python: app.python.map(|python| interpreter(&python, source)),
         methods,
         serve_files: app.serve_files.unwrap_or(ServeFiles::No),

@@ -6,7 +6,7 @@ use http::Method as Verb;
 use ipnet::IpNet;
 
 use super::{
-    Default_, ServeFiles,
+    Default_, Interface, ServeFiles,
     rule::{Effect, Pattern, Who},
 };
 use crate::{
@@ -33,6 +33,7 @@ pub(super) struct App<'f> {
     pub directory: Option<At<'f, String>>,
     pub module: Option<String>,
     pub callable: Option<String>,
+    pub interface: Option<At<'f, Interface>>,
     pub python: Option<String>,
     pub methods: Option<At<'f, MethodSet>>,
     pub serve_files: Option<ServeFiles>,
@@ -113,6 +114,9 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
         callable: app
             .value("callable")
             .and_then(|value| value.parse(callable, "such as \"application\", or a factory \"create_app()\"")),
+        interface: app
+            .value("interface")
+            .and_then(|value| value.word("an interface", &INTERFACES).map(|interface| (interface, value))),
         python: app.value("python").and_then(|value| path(&value)),
         methods: required("methods", "how callers may authenticate: methods = [\"password\", \"token\"]")
             .and_then(methods),
@@ -139,6 +143,7 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
     }
 }
 
+const INTERFACES: [(&str, Interface); 2] = [("wsgi", Interface::Wsgi), ("asgi", Interface::Asgi)];
 const SERVE_FILES: [(&str, ServeFiles); 3] =
     [("no", ServeFiles::No), ("always", ServeFiles::Always), ("secured", ServeFiles::Secured)];
 const DEFAULT_HELP: &str = "one of: deny, signed-in, anyone, role:NAME";

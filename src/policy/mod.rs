@@ -113,6 +113,8 @@ pub struct Application {
     pub module: String,
     /// The callable, or a factory with `()`.
     pub callable: String,
+    /// How it is called.
+    pub interface: Interface,
     /// The interpreter; `None` is `python3` on the path.
     pub python: Option<Python>,
     /// The authentication methods it allows.
@@ -177,6 +179,26 @@ impl fmt::Display for Python {
         match self {
             Self::Path(path) => path.display().fmt(f),
             Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What the callable expects to be called with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interface {
+    /// `(environ, start_response)`, PEP 3333.
+    Wsgi,
+    /// `(scope, receive, send)`, wrapped by a2wsgi in the application's own virtualenv.
+    Asgi,
+}
+
+impl Interface {
+    /// As policies have it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Wsgi => "wsgi",
+            Self::Asgi => "asgi",
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Boot {
     pub identity_headers: bool,
     /// Say which directories its modules come from: see [`Modules`].
     pub development: bool,
+    /// The callable speaks ASGI; it is wrapped.
+    pub asgi: bool,
     /// `SERVER_SOFTWARE`.
     pub software: String,
 }
@@ -42,6 +44,7 @@ impl Boot {
         out.put_u8(u8::from(self.preload));
         out.put_u8(u8::from(self.identity_headers));
         out.put_u8(u8::from(self.development));
+        out.put_u8(u8::from(self.asgi));
         for field in [&self.application, &self.namespace, &self.directory, &self.module, &self.callable, &self.software]
         {
             put_string(out, field.as_bytes());
@@ -60,6 +63,7 @@ impl Boot {
             preload: r.u8("preload")? == 1,
             identity_headers: r.u8("identity headers")? == 1,
             development: r.u8("development")? == 1,
+            asgi: r.u8("interface")? == 1,
             application: r.text("application")?.to_owned(),
             namespace: r.text("namespace")?.to_owned(),
             directory: r.text("directory")?.to_owned(),
@@ -271,6 +275,7 @@ mod tests {
             preload: true,
             identity_headers: false,
             development: true,
+            asgi: true,
             software: "Portcullis/0.1".into(),
         };
         let ready = Ready { python: "3.11.7".into(), import_ms: 12 };

@@ -134,7 +134,8 @@ fn receive_orders(control: &control::Control, inbox: &mut Inbox) -> rustix::io::
 fn load(py: Python<'_>, boot: &Boot) -> Result<Py<PyAny>, String> {
     let code = c_str!(include_str!("load.py"));
     let loader = PyModule::from_code(py, code, c"<portcullis>", c"portcullis_load").map_err(|e| e.to_string())?;
-    let loaded = loader.call_method1("load", (&boot.directory, &boot.module, &boot.callable));
+    let adapter = include_str!("asgi.py");
+    let loaded = loader.call_method1("load", (&boot.directory, &boot.module, &boot.callable, boot.asgi, adapter));
     let error = loaded.as_ref().err().map(|error| error.value(py));
     if boot.development {
         let directories = loader.call_method1("directories", (&boot.directory, error));

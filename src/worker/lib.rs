@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! boot            the control socket, the import, Ready or the reason why not, the threads
-//!  │               (load.py finds the callable; nursery forks workers from one import)
+//!  │               (load.py finds the callable, asgi.py wraps one that speaks ASGI; nursery forks workers from one import)
 //!  └─ crew        who reads the lanes, who runs what is queued: leader and followers
 //!      ├─ lane    one socket to one data thread of the gateway: frames in, frames out
 //!      └─ run     one request: environ -> application -> start_response -> body -> close()

@@ -1,14 +1,16 @@
-"""Finds the WSGI callable, and says in words what is wrong when it cannot.
+"""Finds the callable, wraps it if it speaks ASGI, and says in words what is wrong when it cannot.
 
 Runs once, before the worker is ready; compiled into the extension under the file name `<portcullis>`.
 """
 
 import difflib
 import importlib
+import inspect
 import os
 import re
 import sys
 import traceback
+import types
 
 MOST_DIRECTORIES = 100  # a frame holds half a MiB, and a path may have 4 KiB
 OWN_FILES = ("<portcullis>", "<string>", importlib.__file__)
@@ -18,8 +20,9 @@ class Unloadable(Exception):
     """There is nothing to run; the message is for the person who wrote the policy file."""
 
 
-def load(directory, module_name, spelling):
-    """The callable called `spelling` of `module_name`, looked for in `directory` first."""
+def load(directory, module_name, spelling, asgi, adapter):
+    """The WSGI callable called `spelling` of `module_name`, looked for in `directory` first. `adapter` is the text of
+    asgi.py, for a callable that speaks ASGI."""
     if sys.path and sys.path[0] == "":
         del sys.path[0]  # `-c` put it there; it would follow every later chdir
     sys.path.insert(0, directory)
@@ -33,7 +36,53 @@ def load(directory, module_name, spelling):
     if not callable(target):
         hint = " (write `create_app()` with parentheses to call a factory)" if target is None else ""
         raise Unloadable(f"`{spelling}` of module `{module_name}` is {kind(target)}, which cannot be called{hint}")
+    what = f"`{spelling}` of module `{module_name}`"
+    if asgi:
+        check_asgi(target, what)
+        return wrap(target, adapter)
+    check_wsgi(target, what)
     return target
+
+
+def check_wsgi(target, what):
+    if not is_async(target):
+        return
+    if accepts(target, 3) is False:
+        raise Unloadable(f"{what} is an async function, and a WSGI callable is a plain one: write `def` instead of `async def`")
+    raise Unloadable(f'{what} is an ASGI application: write `interface = "asgi"` in its policy, and install a2wsgi beside it')
+
+
+def check_asgi(target, what):
+    if not is_async(target) and accepts(target, 3) is False:
+        raise Unloadable(f'{what} is no ASGI application, it does not take (scope, receive, send): leave `interface = "asgi"` out if it is a WSGI callable')
+
+
+def is_async(target):
+    return inspect.iscoroutinefunction(target) or (not inspect.isclass(target) and inspect.iscoroutinefunction(type(target).__call__))
+
+
+def accepts(target, count):
+    """Whether it can be called with that many arguments; None when nobody can tell."""
+    try:
+        inspect.signature(target).bind(*range(count))
+    except TypeError:
+        return False
+    except ValueError:
+        return None
+    return True
+
+
+def wrap(target, adapter):
+    module = types.ModuleType("portcullis_asgi")
+    try:
+        exec(compile(adapter, "<portcullis>", "exec"), module.__dict__)
+    except ModuleNotFoundError as error:
+        if error.name != "a2wsgi":
+            raise
+        raise Unloadable(f'`interface = "asgi"` needs the package a2wsgi where the application runs: {sys.executable} -m pip install a2wsgi') from None
+    except ImportError as error:
+        raise Unloadable(f"this version of a2wsgi is not understood ({error}): {sys.executable} -m pip install 'a2wsgi>=1.10,<2'") from None
+    return module.Application(target)
 
 
 def import_module(directory, name):

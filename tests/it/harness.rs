@@ -250,9 +250,7 @@ impl Gate {
 
     /// Resident memory of the gateway process, KiB.
     pub fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the gateway runs");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
-        line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+        resident_kib(self.pid())
     }
 
     /// How many descriptors the gateway has open.
@@ -436,6 +434,13 @@ impl Drop for Gate {
     }
 }
 
+/// Resident memory of a process, KiB.
+pub fn resident_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a resident size");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).expect("a number")
+}
+
 /// Whether a process exists and is no zombie.
 pub fn is_alive(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
@@ -544,6 +549,11 @@ impl Ask<'_> {
             Err(_) => (Bytes::new(), true),
         };
         Answer { status: parts.status, headers: parts.headers, body, cut }
+    }
+
+    /// Sends it over a connection of its own and waits for the head of the answer only.
+    pub async fn begin(&self, http: Http, unmeasured: bool) -> http::Response<Incoming> {
+        self.exchange(http, unmeasured).await.expect("an answer")
     }
 
     async fn exchange(&self, http: Http, unmeasured: bool) -> Result<http::Response<Incoming>, hyper::Error> {

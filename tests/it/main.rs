@@ -1,10 +1,15 @@
 //! Stories through the real door: the real program on a free port, TLS, real workers, a real store.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+mod aborts;
+mod asgi;
 mod chaos;
 mod cli;
+mod corpus;
 mod development;
+mod events;
 mod examples;
+mod frameworks;
 mod harness;
 mod hostile;
 mod isolation;
@@ -21,6 +26,7 @@ mod revocation;
 mod spoofing;
 mod static_files;
 mod stopping;
+mod stream;
 mod tls;
 mod wire;
 mod workers;

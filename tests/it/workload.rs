@@ -7,7 +7,8 @@ use rustix::process::Signal;
 use crate::{
     harness::{Gate, Http, Setup, await_gone, signal},
     load::Load,
-    wsgi::{OPEN, Stream},
+    stream::Stream,
+    wsgi::OPEN,
 };
 
 fn contract(more: &str) -> Gate {

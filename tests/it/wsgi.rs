@@ -4,19 +4,20 @@ mod answer;
 mod closing;
 mod environ;
 mod input;
+mod letter;
 mod logs;
 mod validated;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty, combinators::BoxBody};
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 use tokio_rustls::client::TlsStream;
 
-use crate::harness::{Answer, Gate, Http, PATIENCE, Setup};
+use crate::{
+    harness::{Answer, Gate, Http, PATIENCE, Setup},
+    stream::Stream,
+};
 
 /// Nobody signs in: what is asked for is what is asked about.
 pub const OPEN: &str = "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\n";
@@ -29,52 +30,6 @@ fn contract(more: &str) -> Gate {
 /// An answer that cannot be taken for a whole one.
 fn is_broken(answer: &Answer) -> bool {
     answer.cut || answer.code() >= 500
-}
-
-/// An answer that is read piece by piece.
-pub struct Stream {
-    pub status: u16,
-    pub headers: http::HeaderMap,
-    body: Incoming,
-}
-
-impl Stream {
-    /// Asks for `path` over a connection of its own and waits for the head only.
-    pub async fn open(gate: &Gate, http: Http, path: &str) -> Self {
-        let body = BoxBody::new(Empty::<Bytes>::new().map_err(|never| match never {}));
-        let exchange = async {
-            match http {
-                Http::One => {
-                    let request = http::Request::get(path).header("host", "localhost").body(body).unwrap();
-                    gate.http1().await.send_request(request).await
-                }
-                Http::Two => {
-                    let request = http::Request::get(format!("https://localhost{path}")).body(body).unwrap();
-                    gate.http2().await.send_request(request).await
-                }
-            }
-        };
-        let response = tokio::time::timeout(PATIENCE, exchange).await.expect("a head in time").expect("a head");
-        let (parts, body) = response.into_parts();
-        Self { status: parts.status.as_u16(), headers: parts.headers, body }
-    }
-
-    /// The next piece as text; `None` at the end, an error where it broke off.
-    pub async fn next(&mut self) -> Option<Result<String, hyper::Error>> {
-        loop {
-            let frame = tokio::time::timeout(PATIENCE, self.body.frame()).await.expect("a piece in time")?;
-            match frame.map(|frame| frame.into_data().unwrap_or_default()) {
-                Ok(data) if data.is_empty() => {}
-                Ok(data) => return Some(Ok(String::from_utf8_lossy(&data).into_owned())),
-                Err(error) => return Some(Err(error)),
-            }
-        }
-    }
-
-    /// The next piece, which has to be there.
-    pub async fn piece(&mut self) -> String {
-        self.next().await.expect("a piece").expect("a whole piece")
-    }
 }
 
 /// Lets a `..._when_told` behaviour go on.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{super::Python, all, read, read_at};
 use crate::{
     model::{Method, MethodSet, Name, SecurityLevel},
-    policy::{Default_, ServeFiles},
+    policy::{Default_, Interface, ServeFiles},
 };
 
 /// Every key there is.
@@ -16,6 +16,7 @@ namespace = "notes"
 directory = "../examples/notes"
 module = "notes.wsgi"
 callable = "create_app()"
+interface = "wsgi"
 python = "../.venv"
 methods = ["password", "token"]
 serve_files = "always"
@@ -78,6 +79,7 @@ fn every_key_is_read() {
     assert_eq!(app.directory.to_str(), Some("/srv/examples/notes"));
     assert_eq!(app.python, Some(Python::Path("/srv/.venv".into())));
     assert_eq!((app.module.as_str(), app.callable.as_str()), ("notes.wsgi", "create_app()"));
+    assert_eq!(app.interface, Interface::Wsgi);
     assert_eq!(app.methods, [Method::Password, Method::Token].into_iter().collect());
     assert_eq!((app.serve_files, app.workers, app.threads), (ServeFiles::Always, 2, 8));
     assert_eq!(app.default, Default_::Role(Name::parse("reader").unwrap()));
@@ -90,8 +92,8 @@ fn every_key_is_read() {
     assert_eq!(
         rules,
         [
-            "policies/notes.toml:27 allow GET /orders/* who role:sales, user:ann by password from 10.0.0.0/8",
-            "policies/notes.toml:34 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8",
+            "policies/notes.toml:28 allow GET /orders/* who role:sales, user:ann by password from 10.0.0.0/8",
+            "policies/notes.toml:35 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8",
         ]
     );
 }
@@ -169,6 +171,15 @@ fn what_is_not_supported_yet_is_refused_and_never_ignored() {
     ] {
         check(&text, &[&format!("policies/notes.toml:{line}:"), "is not supported yet by this version"]);
     }
+}
+
+#[test]
+fn an_asgi_application_cannot_have_its_bodies_streamed() {
+    let (apps, _) = read(&[("p.toml", &format!("{SMALL}interface = \"asgi\"\n"))], MethodSet::ALL).unwrap();
+    assert_eq!(apps[0].interface, Interface::Asgi);
+    let words = ["policies/notes.toml:6:13:", "do not go together", "leave stream_bodies out"];
+    check(&format!("{SMALL}interface = \"asgi\"\nstream_bodies = true\n"), &words);
+    check(&format!("{SMALL}interface = \"ASGI\"\n"), &["policies/notes.toml:6:13:", "did you mean `asgi`?"]);
 }
 
 #[test]

@@ -35,11 +35,24 @@ async fn wsgiref_validate_has_nothing_to_complain_about() {
             check(&ask("HEAD", "/early").over(http).await, "");
             check(&ask("GET", "/write").over(http).await, "written returned");
             check(&ask("GET", "/multi_chunks").over(http).await, "abcdef");
+            check(&ask("GET", "/wrapped").over(http).await, "wrapped file");
+            check(&ask("GET", "/closing").over(http).await, "one two");
+            check(&ask("GET", "/errors").over(http).await, "logged");
+            check(&ask("POST", "/reading").body(lines).over(http).await, "first\n|sec|ond\n|third");
+            check(&ask("POST", "/reading").body(lines).over_without_length(http).await, "first\n|sec|ond\n|third");
+            for (path, code, text) in
+                [("/replaced", 503, "replaced"), ("/nothing", 204, ""), ("/not_modified", 304, "")]
+            {
+                let answer = ask("GET", path).over(http).await;
+                assert_eq!((answer.code(), answer.text().as_str(), answer.cut), (code, text, false), "{path} {http:?}");
+            }
         }
     }
     check(&gate.get("/early").over(Http::One).await, "one two");
+    let not_written = |line: &serde_json::Value| !matches!(line["message"].as_str(), Some("validated" | "and more"));
     for log in ["app/wsgi.log", "=root/wsgi.log"] {
-        let said: Vec<_> = gate.log(log).into_iter().filter(|line| line["source"] != "gate").collect();
+        let said: Vec<_> =
+            gate.log(log).into_iter().filter(|line| line["source"] != "gate").filter(not_written).collect();
         assert_eq!(said, Vec::<serde_json::Value>::new(), "{log}");
     }
 }

@@ -82,6 +82,9 @@ impl Process {
     }
 }
 
+/// What [`describe`] says of a process that ended as it should.
+pub const GOOD_END: &str = "exited with status 0";
+
 /// How a process ended, in words that follow its name.
 pub fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {

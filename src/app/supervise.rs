@@ -23,6 +23,7 @@ use crate::{
         log::AppLog,
         nursery::Nursery,
         pool::{AppShared, AppState, PoolMessage, WorkerShared},
+        process::GOOD_END,
         watch::Places,
         worker::{BootError, Start, Worker},
     },
@@ -535,9 +536,16 @@ impl Keeper {
     /// Retired workers finish what they hold, and end.
     fn let_go(&mut self, retired: Vec<Running>) {
         while self.leaving.try_join_next().is_some() {}
-        let patience = self.plan.stop_timeout;
+        let (patience, application) = (self.plan.stop_timeout, Arc::clone(&self.plan.name));
         for running in retired {
-            self.leaving.spawn(async move { running.worker.stop(patience).await });
+            let application = Arc::clone(&application);
+            self.leaving.spawn(async move {
+                let how = running.worker.stop(patience).await;
+                if how != GOOD_END {
+                    let pid = running.worker.pid;
+                    tracing::warn!(%application, pid, "a worker that was to go {how}");
+                }
+            });
         }
     }
 

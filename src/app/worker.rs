@@ -165,13 +165,13 @@ impl Worker {
         }
     }
 
-    /// Lets it finish what it holds, up to `patience`, then run its exit handlers, then ends it.
-    pub async fn stop(&self, patience: Duration) {
+    /// Lets it finish what it holds, up to `patience`, then run its exit handlers, then ends it. Tells how it went.
+    pub async fn stop(&self, patience: Duration) -> String {
         if tokio::time::timeout(patience, self.shared.drained()).await.is_err() {
             tracing::warn!(application = %self.shared.application, pid = self.pid, "requests were still running when the time to stop was up");
         }
         let _ = self.stop.send(());
-        self.ended().await;
+        self.ended().await
     }
 
     /// Ends it without waiting.

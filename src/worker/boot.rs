@@ -6,6 +6,7 @@
 //! shuts down as it would after any script: non-daemon threads are joined, `atexit` runs.
 
 use std::{
+    os::fd::{AsRawFd, IntoRawFd, OwnedFd},
     sync::{OnceLock, mpsc},
     time::{Duration, Instant},
 };
@@ -18,7 +19,10 @@ use pyo3::{
     prelude::*,
     types::{PyDict, PyList},
 };
-use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_signal};
+use rustix::{
+    pipe::{PipeFlags, pipe_with},
+    process::{Signal, getpid, kill_process, set_parent_process_death_signal},
+};
 
 use crate::{
     control::{self, Inbox, MAX_LANES, adopt_stdin},
@@ -163,7 +167,7 @@ fn start_crew(
     inbox: Inbox,
 ) -> PyResult<(usize, &'static Crew)> {
     let threads = usize::from(boot.threads);
-    let crew = crew::assemble(lanes, threads).map_err(broken)?;
+    let crew = crew::assemble(lanes, threads, follow_signals(py)?).map_err(broken)?;
     let _ = SERVICE.set((application, boot));
     let native = |name: &str| std::thread::Builder::new().name(name.to_owned()).stack_size(512 * 1024);
     py.detach(|| -> std::io::Result<()> {
@@ -174,6 +178,22 @@ fn start_crew(
         Ok(())
     })?;
     Ok((threads, crew))
+}
+
+/// Has Python tell us when a signal has come, unless the application wants to be told itself.
+fn follow_signals(py: Python<'_>) -> PyResult<Option<OwnedFd>> {
+    let (ours, theirs) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(broken)?;
+    let settings = PyDict::new(py);
+    settings.set_item("warn_on_full_buffer", false)?;
+    let signal = py.import("signal")?;
+    let before: i32 = signal.call_method("set_wakeup_fd", (theirs.as_raw_fd(),), Some(&settings))?.extract()?;
+    if before != -1 {
+        signal.call_method("set_wakeup_fd", (before,), Some(&settings))?;
+        return Ok(None);
+    }
+    // Python writes to it for the rest of the process's life.
+    let _ = theirs.into_raw_fd();
+    Ok(Some(ours))
 }
 
 fn start_threads(py: Python<'_>, threads: usize) -> PyResult<()> {

@@ -61,6 +61,9 @@ pub(crate) struct Crew {
     seats: Box<[Seat]>,
     /// Where threads of the application that are not ours wait for a body or for credit.
     visitors: Condvar,
+    /// Readable when a signal has come: its handler runs in the main thread, which may be parked, and the kernel may
+    /// have given the signal to another.
+    signals: Option<OwnedFd>,
 }
 
 struct Seat {
@@ -84,6 +87,8 @@ pub(crate) struct State {
     service: Duration,
     serial: u64,
     stopping: bool,
+    /// A signal has come that the main thread has not looked at.
+    signalled: bool,
 }
 
 #[derive(Default)]
@@ -134,8 +139,12 @@ pub(crate) fn crew() -> Option<&'static Crew> {
     CREW.get()
 }
 
-/// Sets up a crew of that many Python threads on those lanes.
-pub(crate) fn assemble(lanes: Vec<Lane>, threads: usize) -> rustix::io::Result<&'static Crew> {
+/// Sets up a crew of that many Python threads on those lanes. `signals` is readable when a signal has come.
+pub(crate) fn assemble(
+    lanes: Vec<Lane>,
+    threads: usize,
+    signals: Option<OwnedFd>,
+) -> rustix::io::Result<&'static Crew> {
     let seats = (0..=threads)
         .map(|_| Ok(Seat { wake: Condvar::new(), bell: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)? }))
         .collect::<rustix::io::Result<_>>()?;
@@ -151,8 +160,15 @@ pub(crate) fn assemble(lanes: Vec<Lane>, threads: usize) -> rustix::io::Result<&
         service: Duration::ZERO,
         serial: 0,
         stopping: false,
+        signalled: false,
     };
-    Ok(CREW.get_or_init(|| Crew { lanes: lanes.into(), state: Mutex::new(state), seats, visitors: Condvar::new() }))
+    Ok(CREW.get_or_init(|| Crew {
+        lanes: lanes.into(),
+        state: Mutex::new(state),
+        seats,
+        visitors: Condvar::new(),
+        signals,
+    }))
 }
 
 impl Turn {
@@ -339,6 +355,9 @@ impl Crew {
     fn idle(&self, seat: usize) -> Idle {
         let mut state = self.lock();
         loop {
+            if seat == 0 && std::mem::take(&mut state.signalled) {
+                return Idle::Signal;
+            }
             if !state.queue.is_empty() {
                 return Idle::Work;
             }
@@ -364,7 +383,7 @@ impl Crew {
                     let complete = self.attend(seat, None);
                     state = self.lock();
                     state.places[seat].polling = false;
-                    if !state.queue.is_empty() || state.stopping || !complete {
+                    if !state.queue.is_empty() || state.stopping || !complete || state.signalled && seat == 0 {
                         state.leader = Leader::Nobody;
                         self.spread(&mut state);
                     }

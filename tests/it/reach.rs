@@ -83,8 +83,8 @@ async fn what_works_in_a_python_program_works_in_a_worker_of_every_version() {
 
 #[tokio::test]
 async fn a_handler_that_was_set_at_import_is_called() {
-    // Python calls handlers in its main thread, when that runs: with one thread, it runs every request.
-    let policy = python(&newest().display().to_string()) + "\nthreads = 1";
+    // Python calls handlers in its main thread, which is parked while others run the requests.
+    let policy = python(&newest().display().to_string()) + "\nthreads = 4";
     let gate = Setup::level("minimal").app("/app", "reach", &policy).start();
     assert_eq!(ask(&gate, "/app/signal").await, "None");
     assert_eq!(ask(&gate, "/app/signalled").await, "True");

@@ -1,6 +1,6 @@
 //! From frames to requests: what the thread that reads the lanes does with them.
 
-use std::time::Instant;
+use std::{os::fd::OwnedFd, time::Instant};
 
 use portcullis_wire::{FailKind, Frame, Kind, Malformed, NOT_BEGUN, RequestHead, put_fail, put_u32, u32_payload};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -23,13 +23,20 @@ impl Crew {
             watched[fds.len() - 1] = Some(index);
             fds.push(PollFd::new(&lane.socket, PollFlags::IN));
         }
+        let lanes = fds.len();
+        fds.extend(self.signals.as_ref().map(|signals| PollFd::new(signals, PollFlags::IN)));
         if poll(&mut fds, timeout).is_err() {
             return false;
+        }
+        if let Some((signals, fd)) = self.signals.as_ref().zip(fds.get(lanes))
+            && !fd.revents().is_empty()
+        {
+            self.signalled(signals);
         }
         if !fds[0].revents().is_empty() {
             let _ = rustix::io::read(bell, &mut [0u8; 8]);
         }
-        for (fd, index) in fds[1..].iter().zip(watched.iter().flatten()) {
+        for (fd, index) in fds[1..lanes].iter().zip(watched.iter().flatten()) {
             if !fd.revents().is_empty() {
                 let read = self.lanes[*index].read(|frames| self.route(*index, frames));
                 if read.is_err() {
@@ -38,6 +45,14 @@ impl Crew {
             }
         }
         true
+    }
+
+    /// Has the main thread run the handlers of signals that have come.
+    fn signalled(&self, signals: &OwnedFd) {
+        let _ = rustix::io::read(signals, &mut [0u8; 64]);
+        let mut state = self.lock();
+        state.signalled = true;
+        self.call(&mut state, 0);
     }
 
     fn route(&self, lane: usize, frames: &mut Vec<Frame>) {

@@ -127,7 +127,29 @@ def explain(error):
         tb = tb.tb_next
     while tb and tb.tb_frame.f_code.co_filename.startswith("<frozen importlib"):
         tb = tb.tb_next
-    return "".join(traceback.format_exception(type(error), error, tb)).rstrip()
+    return "".join(traceback.format_exception(type(error), error, tb)).rstrip() + closed_doors(error)
+
+
+def closed_doors(error):
+    """What a confined worker may not reach and an import may have needed; Python itself says only that it is not there."""
+    if isinstance(error, PermissionError) and error.filename:
+        closed = [os.fspath(error.filename)]
+    elif isinstance(error, ImportError):
+        closed = [path for path in sys.path if is_closed(path)]
+    else:
+        return ""
+    hint = "cannot be read by this worker: if it may, list it in `readable` (or `writable`) of its namespace"
+    return "".join(f"\n\n{path} {hint}" for path in closed)
+
+
+def is_closed(path):
+    try:
+        os.scandir(path).close()
+    except PermissionError:
+        return True
+    except OSError:
+        pass
+    return False
 
 
 def directories(own, error=None):

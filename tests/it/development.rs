@@ -111,7 +111,15 @@ async fn modules_from_elsewhere_count_too_even_while_they_cannot_be_imported() {
     write(code.path(), "app.py", &app_of("from shared_part import VERSION"));
     write(shared.path(), "shared_part.py", "VERSION = 'one'\n)\n");
     let more = format!("[app.environment]\nPYTHONPATH = \"{}\"\n", shared.path().display());
-    let gate = gate(code.path(), &more);
+    // Workers are confined: until the operator says that they may, they read nothing there, and are told so.
+    let closed = gate(code.path(), &more);
+    until(&closed, |answer| answer.text().contains("cannot be read by this worker")).await;
+    drop(closed);
+    let readable = format!("readable = [\"{}\"]", shared.path().display());
+    let gate = Setup::level("minimal")
+        .namespace("own", &readable)
+        .app_in("/app", code.path(), "app", &format!("{OPEN}namespace = \"own\"\n{more}"))
+        .start();
     let (_, broken) = until(&gate, |answer| answer.text().contains("SyntaxError")).await;
     assert_eq!(broken.reason(), "application-unavailable");
     write(shared.path(), "shared_part.py", "VERSION = 'one'\n");
@@ -138,7 +146,8 @@ async fn an_application_that_writes_beside_its_code_is_not_reloaded() {
                        \x20   start_response('200 OK', [])\n    return [VERSION.encode()]\n";
     write(code.path(), "late.py", "");
     write(code.path(), "app.py", &format!("{writes}{application}"));
-    let namespace = format!("data = \"{}\"", code.path().join("data").display());
+    let home = code.path().display();
+    let namespace = format!("data = \"{home}/data\"\nwritable = [\"{home}\"]");
     let gate = Setup::level("minimal")
         .namespace("own", &namespace)
         .app_in("/app", code.path(), "app", &format!("{OPEN}namespace = \"own\"\nserve_files = \"always\"\n"))

@@ -7,6 +7,8 @@
 //! The worker is not trusted. Its frames are bounds-checked, a stream that exceeds its window or an answer nobody asked
 //! for ends the lane, and with it the worker; no other application notices.
 
+mod exchange;
+
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
@@ -29,6 +31,8 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 use slab::Slab;
 use tokio::net::UnixStream;
 
+pub use self::exchange::{Failure, Piece};
+use self::exchange::{Exchange, Phase};
 use crate::app::{
     answer::{Answer, read_head},
     file::SentFile,
@@ -52,23 +56,6 @@ const STALL: Duration = Duration::from_secs(30);
 /// How often that is looked at.
 const STALL_CHECK: Duration = Duration::from_secs(5);
 
-/// Why an exchange has no (whole) answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Failure {
-    /// Its time in the queue was up before it had begun.
-    #[error("the request was withdrawn from the queue")]
-    NotBegun,
-    /// The application failed; its log has the traceback.
-    #[error("the application failed")]
-    Application,
-    /// The worker died or broke the protocol.
-    #[error("the worker was lost")]
-    WorkerLost,
-    /// The client took nothing of the answer for too long.
-    #[error("the client does not read the answer")]
-    Stalled,
-}
-
 /// One data thread's end of the connection to one worker.
 pub struct Lane {
     worker: Arc<WorkerShared>,
@@ -87,48 +74,6 @@ struct State {
     /// The lane's own task, to be woken when `out` has something to say.
     task: Option<Waker>,
     dead: bool,
-}
-
-/// What is known of one request under way.
-struct Exchange {
-    generation: u16,
-    phase: Phase,
-    chunks: VecDeque<Piece>,
-    /// Bytes in `chunks`: never above the window.
-    buffered: u32,
-    consumed: u32,
-    /// Bytes of the request's body that the worker still accepts.
-    body_window: u32,
-    reader: Option<Waker>,
-    writer: Option<Waker>,
-    /// Since when a piece of the answer has been here and the client has taken nothing.
-    waiting_since: Option<Instant>,
-    /// The gateway itself has ended it; pieces that still come are dropped.
-    given_up: Option<Failure>,
-    /// The client is gone; the slot stays until the worker closes the exchange.
-    abandoned: bool,
-    /// What the worker said when it was last asked, until somebody has heard it.
-    progress: Option<u32>,
-    /// Its time is up; counted in [`WorkerShared::overdue`].
-    overdue: bool,
-}
-
-/// A piece of an answer's body.
-#[derive(Debug)]
-pub enum Piece {
-    /// These bytes.
-    Bytes(Bytes),
-    /// What stands in a file.
-    File(SentFile),
-}
-
-enum Phase {
-    Waiting,
-    /// [`Kind::Response`] or [`Kind::Head`], not yet looked at.
-    Answered(Kind, Bytes),
-    Streaming,
-    Ended,
-    Failed(Failure),
 }
 
 impl Lane {
@@ -175,21 +120,7 @@ impl Lane {
         state.generation = state.generation.wrapping_add(1);
         let generation = state.generation;
         let phase = if state.dead { Phase::Failed(Failure::WorkerLost) } else { Phase::Waiting };
-        let slot = state.exchanges.insert(Exchange {
-            generation,
-            phase,
-            chunks: VecDeque::new(),
-            buffered: 0,
-            consumed: 0,
-            body_window: INITIAL_WINDOW,
-            reader: None,
-            writer: None,
-            waiting_since: None,
-            given_up: None,
-            abandoned: false,
-            progress: None,
-            overdue: false,
-        });
+        let slot = state.exchanges.insert(Exchange::new(generation, phase));
         let id = request_id(slot, generation);
         self.worker.in_flight.fetch_add(1, Ordering::Relaxed);
         if !state.dead {
@@ -404,109 +335,6 @@ async fn watch_for_stalls(lane: Weak<Lane>) {
             Some(lane) if !lane.state.borrow().dead => lane.drop_stalled(),
             _ => return,
         }
-    }
-}
-
-impl Exchange {
-    /// Nothing more of it is passed on; the slot stays until the worker closes it.
-    fn give_up(&mut self, failure: Failure) {
-        self.given_up = Some(failure);
-        self.waiting_since = None;
-        self.chunks = VecDeque::new();
-        self.buffered = 0;
-        self.wake();
-    }
-
-    /// The head that has come and was not looked at yet, or why there is none; `None` while it is waited for.
-    fn take_head(&mut self) -> Option<Result<(Kind, Bytes), Failure>> {
-        match &self.phase {
-            Phase::Answered(Kind::End, _) => {
-                self.phase = Phase::Ended;
-                match self.chunks.pop_front() {
-                    Some(Piece::Bytes(head)) => Some(Ok((Kind::Head, head))),
-                    _ => Some(Err(Failure::WorkerLost)),
-                }
-            }
-            Phase::Answered(kind, head) => {
-                let answered = (*kind, head.clone());
-                if *kind == Kind::Head {
-                    self.phase = Phase::Streaming;
-                }
-                Some(Ok(answered))
-            }
-            Phase::Failed(failure) => Some(Err(*failure)),
-            Phase::Waiting | Phase::Streaming | Phase::Ended => None,
-        }
-    }
-
-    /// Whether the worker has said its last word about it.
-    fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Ended | Phase::Failed(_) | Phase::Answered(Kind::Response | Kind::End, _))
-    }
-
-    fn wake(&mut self) {
-        for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
-            waker.wake();
-        }
-    }
-
-    fn receive(&mut self, frame: Frame, file: Option<SentFile>) -> Result<(), Malformed> {
-        let waiting = matches!(self.phase, Phase::Waiting);
-        let streaming = matches!(self.phase, Phase::Streaming | Phase::Answered(Kind::Head, _));
-        match frame.kind {
-            Kind::Response | Kind::Head if waiting => self.phase = Phase::Answered(frame.kind, frame.payload),
-            Kind::Data if streaming => {
-                if frame.payload.is_empty() {
-                    // Empty pieces would be kept without counting against the window.
-                    return Err(Malformed("an empty piece of a response"));
-                }
-                let length = u32::try_from(frame.payload.len()).unwrap_or(u32::MAX);
-                self.buffered = self.buffered.saturating_add(length);
-                if self.buffered > INITIAL_WINDOW {
-                    return Err(Malformed("more response data than its window"));
-                }
-                if self.abandoned || self.given_up.is_some() {
-                    self.buffered = 0;
-                } else {
-                    self.waiting_since.get_or_insert_with(Instant::now);
-                    self.chunks.push_back(Piece::Bytes(frame.payload));
-                }
-            }
-            Kind::File if streaming => match file {
-                // One at a time: each is a descriptor of ours.
-                Some(_) if self.chunks.iter().any(|piece| matches!(piece, Piece::File(_))) => {
-                    return Err(Malformed("a second file in one answer"));
-                }
-                Some(file) if !self.abandoned && self.given_up.is_none() => self.chunks.push_back(Piece::File(file)),
-                _ => {}
-            },
-            Kind::End if streaming => {
-                // The head may not have been looked at yet; it is taken first, then the chunks, then this.
-                if let Phase::Answered(_, head) = &self.phase {
-                    self.chunks.push_front(Piece::Bytes(head.clone()));
-                    self.phase = Phase::Answered(Kind::End, Bytes::new());
-                } else {
-                    self.phase = Phase::Ended;
-                }
-            }
-            Kind::Fail if waiting || streaming => {
-                let (kind, _) = fail_payload(&frame.payload)?;
-                tracing::debug!(?kind, "no answer");
-                // Otherwise the client is told that the application failed, and its log tells how.
-                let withdrawn = kind == FailKind::NotBegun && waiting;
-                self.phase = Phase::Failed(if withdrawn { Failure::NotBegun } else { Failure::Application });
-            }
-            Kind::Progress => self.progress = Some(u32_payload(&frame.payload)?),
-            Kind::BodyCredit => {
-                self.body_window = self.body_window.saturating_add(u32_payload(&frame.payload)?);
-                if self.body_window > INITIAL_WINDOW {
-                    return Err(Malformed("more room for a request's body than its window"));
-                }
-            }
-            _ => return Err(Malformed("a frame that does not belong here")),
-        }
-        self.wake();
-        Ok(())
     }
 }
 
@@ -734,14 +562,6 @@ impl BodySender {
             write(&mut state.out, self.id);
             state.wake_task();
         }
-    }
-}
-
-impl Exchange {
-    fn wants_body(&self) -> bool {
-        !self.abandoned
-            && self.given_up.is_none()
-            && matches!(self.phase, Phase::Waiting | Phase::Answered(Kind::Head, _) | Phase::Streaming)
     }
 }
 

@@ -17,7 +17,7 @@ impl Crew {
     pub(super) fn attend(&self, seat: usize, timeout: Option<&Timespec>) -> bool {
         let bell = &self.seats[seat].bell;
         let mut watched = [const { None }; MAX_LANES];
-        let mut fds = Vec::with_capacity(self.lanes.len() + 1);
+        let mut fds = Vec::with_capacity(self.lanes.len() + 2);
         fds.push(PollFd::new(bell, PollFlags::IN));
         for (index, lane) in self.lanes.iter().enumerate().filter(|(_, lane)| !lane.is_gone()) {
             watched[fds.len() - 1] = Some(index);

@@ -138,6 +138,11 @@ pub fn render(problems: &[Problem], color: bool) -> String {
     out
 }
 
+/// A traceback may stand in a message, and with it whatever an application printed or raised.
+fn harmless_lines(text: &str) -> String {
+    text.lines().map(|line| line.chars().map(harmless).collect::<String>()).collect::<Vec<_>>().join("\n")
+}
+
 /// Characters of a line that are shown; the rest of a long one says nothing more.
 const LINE_SHOWN: usize = 120;
 
@@ -146,7 +151,7 @@ fn render_one(out: &mut String, problem: &Problem, paint: Paint) -> fmt::Result 
         Severity::Error => ("error", RED),
         Severity::Warning => ("warning", YELLOW),
     };
-    writeln!(out, "{}: {}", paint.with(color, word), paint.with(BOLD, &problem.message))?;
+    writeln!(out, "{}: {}", paint.with(color, word), paint.with(BOLD, &harmless_lines(&problem.message)))?;
     let number = if problem.line == 0 { String::new() } else { problem.line.to_string() };
     let margin = " ".repeat(number.len());
     let bar = paint.with(BLUE, "|");
@@ -158,7 +163,7 @@ fn render_one(out: &mut String, problem: &Problem, paint: Paint) -> fmt::Result 
         writeln!(out, " {margin} {bar} {}", paint.with(color, &marks))?;
     }
     if let Some(help) = &problem.help {
-        writeln!(out, " {margin} {} {help}", paint.with(BLUE, "= help:"))?;
+        writeln!(out, " {margin} {} {}", paint.with(BLUE, "= help:"), harmless_lines(help))?;
     }
     out.push('\n');
     Ok(())

@@ -32,6 +32,9 @@ use crate::{
 /// The largest body that travels with its head in one frame.
 const INLINE_MOST: u64 = 64 * 1024;
 
+/// Room that is made at once for a body that is announced; more grows as it comes, because announcing costs nothing.
+const AT_ONCE: u64 = 128 * 1024;
+
 /// One body is kept in memory up to here, then in a file.
 const MEMORY_MOST: usize = 1024 * 1024;
 
@@ -176,7 +179,7 @@ impl RequestBody {
 /// Reads a whole body: into memory, and on into a file when it grows or when all bodies together are many.
 async fn collect(mut body: Incoming, length: Option<u64>, terms: &Terms<'_>) -> Result<RequestBody, Reason> {
     let (mut in_memory, mut on_disk) = (Share::new(&HELD.memory), Share::new(&HELD.disk));
-    let mut memory = BytesMut::with_capacity(length.map_or(0, |length| length.min(INLINE_MOST) as usize));
+    let mut memory = BytesMut::with_capacity(length.map_or(0, |length| length.min(AT_ONCE) as usize));
     let mut file: Option<tokio::fs::File> = None;
     let mut total = 0u64;
     let pace = Pace { began: Instant::now(), pause: terms.pause };
@@ -347,8 +350,8 @@ enum Kind {
     Hidden,
     Full(Bytes),
     Streaming(Ticket, Seat),
-    /// A file out of such an answer, and what comes after it.
-    Handed(SentFile, Option<(Ticket, Seat)>),
+    /// A file out of such an answer, and what comes after it. The seat bounds how many descriptors are held.
+    Handed(SentFile, Option<Ticket>, Seat),
     File(Pin<Box<dyn hyper::body::Body<Data = Bytes, Error = std::io::Error>>>),
     Over,
 }
@@ -416,20 +419,20 @@ impl Body {
                 Some(Ok(Piece::File(file))) => {
                     if let Kind::Streaming(ticket, seat) = std::mem::replace(&mut self.kind, Kind::Over) {
                         // An application that has given away all it had is not held by whoever downloads it.
-                        let rest = (!ticket.is_drained()).then_some((ticket, seat));
-                        self.kind = Kind::Handed(file, rest);
+                        let rest = (!ticket.is_drained()).then_some(ticket);
+                        self.kind = Kind::Handed(file, rest, seat);
                     }
                     self.poll_kind(cx)
                 }
             },
-            Kind::Handed(file, rest) => match std::task::ready!(file.poll_chunk(cx)) {
+            Kind::Handed(file, ..) => match std::task::ready!(file.poll_chunk(cx)) {
                 Some(chunk) => Poll::Ready(Some(chunk.map_err(BodyError::from))),
-                None => match rest.take() {
-                    Some((ticket, seat)) => {
+                None => match std::mem::replace(&mut self.kind, Kind::Over) {
+                    Kind::Handed(_, Some(ticket), seat) => {
                         self.kind = Kind::Streaming(ticket, seat);
                         self.poll_kind(cx)
                     }
-                    None => Poll::Ready(None),
+                    _ => Poll::Ready(None),
                 },
             },
             Kind::File(body) => loop {

@@ -150,6 +150,10 @@ fn launch() -> String {
     if let Err(error) = rustix::thread::set_no_new_privs(true) {
         return format!("rights cannot be given up: {error}");
     }
+    // What systemd lets the gateway do (ports below 1024) would go on to whatever it starts.
+    if let Err(error) = rustix::thread::clear_ambient_capability_set() {
+        return format!("capabilities cannot be given up: {error}");
+    }
     if let Some(reach) = &orders.reach
         && let Err(error) = confine(reach)
     {

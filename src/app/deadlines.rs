@@ -56,17 +56,24 @@ impl Deadlines {
         loop {
             match timeout_at(look, ticket.word()).await {
                 Ok(Word::Answer(answer)) => return answer.map_err(reason),
-                Ok(Word::Progress(NOT_BEGUN)) => (stage, look) = (Stage::Unknown, queue_end),
-                Ok(Word::Progress(millis)) => {
-                    let running = Duration::from_millis(millis.into());
-                    (stage, look) = (Stage::Running, Instant::now() + self.request.saturating_sub(running));
-                }
+                Ok(Word::Progress(millis)) => match (stage, millis) {
+                    // Whoever withdraws what has not begun says so with its last word; this worker stalls.
+                    (Stage::Asked { withdrawn: true }, NOT_BEGUN) => return Err(Reason::QueueTimeout),
+                    (Stage::Asked { .. }, NOT_BEGUN) => (stage, look) = (Stage::Unknown, queue_end),
+                    (Stage::Asked { .. }, millis) => {
+                        let running = Duration::from_millis(millis.into());
+                        (stage, look) = (Stage::Running, Instant::now() + self.request.saturating_sub(running));
+                    }
+                    // Nobody asked: a worker could put its end off like this for ever.
+                    _ => {}
+                },
                 Err(_) => match stage {
                     Stage::Unknown => {
-                        ticket.ask(Instant::now() >= queue_end);
-                        (stage, look) = (Stage::Asked, Instant::now() + REPLY);
+                        let withdrawn = Instant::now() >= queue_end;
+                        ticket.ask(withdrawn);
+                        (stage, look) = (Stage::Asked { withdrawn }, Instant::now() + REPLY);
                     }
-                    Stage::Asked => (stage, look) = (Stage::Running, look.max(handed + self.request)),
+                    Stage::Asked { .. } => (stage, look) = (Stage::Running, look.max(handed + self.request)),
                     Stage::Running => {
                         give_up(ticket);
                         return Err(Reason::ApplicationTimeout);
@@ -82,8 +89,8 @@ impl Deadlines {
 enum Stage {
     /// Nothing, or that it had not begun.
     Unknown,
-    /// The worker has been asked.
-    Asked,
+    /// The worker has been asked, or told to give it back if it has not begun.
+    Asked { withdrawn: bool },
     /// It runs, or has to be taken to.
     Running,
 }

@@ -36,12 +36,15 @@ impl SentFile {
     /// Takes what a worker has sent.
     ///
     /// # Errors
-    /// It is no regular file.
+    /// It is no regular file, or shorter than what is to be sent of it.
     pub(super) fn new(descriptor: OwnedFd, range: FileRange) -> Result<Self, Malformed> {
         let file = File::from(descriptor);
         match file.metadata() {
-            Ok(data) if data.is_file() => Ok(Self { file: Arc::new(file), range, reading: None }),
-            _ => Err(Malformed("a descriptor that is no regular file")),
+            // Files of /proc look regular and have no size; they would tell us what they tell no worker.
+            Ok(data) if data.is_file() && data.len() >= range.offset + range.length => {
+                Ok(Self { file: Arc::new(file), range, reading: None })
+            }
+            _ => Err(Malformed("a descriptor that is no such file")),
         }
     }
 
@@ -127,7 +130,11 @@ mod tests {
         assert_eq!(all(sent(7, 299_993)).await.unwrap(), content[7..]);
         assert_eq!(all(sent(299_999, 1)).await.unwrap(), content[299_999..]);
         assert!(all(sent(0, 0)).await.unwrap().is_empty());
-        assert_eq!(all(sent(10, 300_000)).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let cut = sent(10, 200_000);
+        file.set_len(100_000).unwrap();
+        assert_eq!(all(cut).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let long = FileRange { offset: 10, length: 100_000 };
+        assert!(SentFile::new(file.try_clone().unwrap().into(), long).is_err());
     }
 
     #[test]
@@ -137,5 +144,6 @@ mod tests {
         assert!(SentFile::new(socket.into(), range).is_err());
         assert!(SentFile::new(File::open("/dev/zero").unwrap().into(), range).is_err());
         assert!(SentFile::new(File::open("/").unwrap().into(), range).is_err());
+        assert!(SentFile::new(File::open("/proc/self/stat").unwrap().into(), range).is_err());
     }
 }

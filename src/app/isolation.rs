@@ -101,6 +101,8 @@ pub struct Isolation {
     data: PathBuf,
     /// The gateway's own data directory, which `data` may lie in.
     gateway: PathBuf,
+    /// Files and directories of the gateway's own.
+    private: Vec<PathBuf>,
 }
 
 /// Why a worker's walls cannot be built.
@@ -156,7 +158,21 @@ impl Isolation {
             writable: namespace.writable.clone(),
             data: namespace.data.clone(),
             gateway: config.data.clone(),
+            private: private(config).into_iter().map(|(_, path)| path).collect(),
         }
+    }
+
+    /// Those directories of which an interpreter says that it needs them, without those that hold the gateway's own files:
+    /// whoever can write an interpreter could name them.
+    #[must_use]
+    pub fn fit(&self, parts: Vec<PathBuf>) -> Vec<PathBuf> {
+        let (closed, open): (Vec<_>, Vec<_>) =
+            parts.into_iter().partition(|part| self.private.iter().any(|path| lies_in(path, part)));
+        for directory in closed {
+            let directory = directory.display();
+            tracing::warn!(%directory, "an interpreter asks for a directory that holds the gateway's own files; its workers do without");
+        }
+        open
     }
 
     /// The private directory for temporary files.
@@ -416,9 +432,18 @@ fn exposed(config: &Config, app: &Application, namespace: &Namespace) -> Vec<(Pa
 }
 
 /// What of the gateway's lies in a directory.
-pub(super) fn inside(config: &Config, directory: &Path) -> Vec<(PathBuf, &'static str, PathBuf)> {
+fn inside(config: &Config, directory: &Path) -> Vec<(PathBuf, &'static str, PathBuf)> {
+    let found = private(config).into_iter().filter(|(_, path)| lies_in(path, directory));
+    found.map(|(what, path)| (directory.to_owned(), what, path)).collect()
+}
+
+fn lies_in(path: &Path, directory: &Path) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let outer = real(directory);
+    real(path).starts_with(real(directory))
+}
+
+/// What no worker may reach, and what it is.
+fn private(config: &Config) -> Vec<(&'static str, PathBuf)> {
     let certificates = config.tls.certificates.iter().map(|files| ("the key of a certificate", files.key.clone()));
     let ours = [
         ("the store", config.store.clone()),
@@ -427,11 +452,7 @@ pub(super) fn inside(config: &Config, directory: &Path) -> Vec<(PathBuf, &'stati
         ("the logs", config.logs.directory.clone()),
         ("the gateway's data", config.data.clone()),
     ];
-    ours.into_iter()
-        .chain(certificates)
-        .filter(|(_, path)| real(path).starts_with(&outer))
-        .map(|(what, path)| (directory.to_owned(), what, path))
-        .collect()
+    ours.into_iter().chain(certificates).collect()
 }
 
 #[cfg(test)]

@@ -24,15 +24,15 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use portcullis_wire::{
-    FailKind, FileRange, Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, begin, end,
-    fail_payload, put_empty, put_frame, put_u32, take_frame, u32_payload,
+    FileRange, Frame, HEADER, INITIAL_WINDOW, Kind, MAX_CHUNK, MAX_FRAME, Malformed, begin, end, put_empty, put_frame,
+    put_u32, take_frame,
 };
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
 use slab::Slab;
 use tokio::net::UnixStream;
 
-pub use self::exchange::{Failure, Piece};
 use self::exchange::{Exchange, Phase};
+pub use self::exchange::{Failure, Piece};
 use crate::app::{
     answer::{Answer, read_head},
     file::SentFile,
@@ -106,6 +106,11 @@ impl Lane {
             let state = self.state.borrow();
             !state.dead && state.exchanges.len() < MAX_IN_FLIGHT
         }
+    }
+
+    /// Whether it will never take a request again; one that is stuck may come back.
+    pub fn is_over(&self) -> bool {
+        self.retired.get() || self.state.borrow().dead
     }
 
     /// Gives it no new requests; those under way come to their end.
@@ -397,14 +402,14 @@ impl Ticket {
         if let Some(failure) = exchange.given_up {
             return Poll::Ready(Some(Err(failure)));
         }
-        if let Some(piece) = exchange.chunks.pop_front() {
+        if let Some(piece) = exchange.take_piece() {
             let length = match &piece {
                 Piece::Bytes(bytes) => u32::try_from(bytes.len()).unwrap_or(u32::MAX),
                 Piece::File(_) => 0,
             };
             exchange.buffered = exchange.buffered.saturating_sub(length);
             exchange.consumed += length;
-            exchange.waiting_since = (!exchange.chunks.is_empty()).then(Instant::now);
+            exchange.waiting_since = exchange.has_piece().then(Instant::now);
             if exchange.consumed >= CREDIT_STEP && matches!(exchange.phase, Phase::Streaming) {
                 let consumed = std::mem::take(&mut exchange.consumed);
                 put_u32(&mut state.out, self.id, Kind::Credit, consumed);
@@ -425,7 +430,7 @@ impl Ticket {
     /// Whether the worker has said its last word and all of it was taken: nothing more comes.
     pub fn is_drained(&self) -> bool {
         let mut state = self.lane.state.borrow_mut();
-        state.get(self.id).is_none_or(|exchange| matches!(exchange.phase, Phase::Ended) && exchange.chunks.is_empty())
+        state.get(self.id).is_none_or(|exchange| matches!(exchange.phase, Phase::Ended) && !exchange.has_piece())
     }
 
     /// A handle for the task that sends the request's body.
@@ -465,6 +470,7 @@ impl Drop for Ticket {
         }
         exchange.abandoned = true;
         exchange.chunks = VecDeque::new();
+        exchange.small = BytesMut::new();
         exchange.buffered = 0;
         exchange.wake();
         put_empty(&mut state.out, self.id, Kind::Cancel);

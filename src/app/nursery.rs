@@ -65,10 +65,13 @@ impl Nursery {
         }
         let parent = self.parent(&start).await?;
         let fork = parent.fork(start.lanes);
-        let (forked, sockets) = tokio::time::timeout(start.patience, fork)
-            .await
-            .map_err(|_| BootError::Slow(start.patience))?
-            .map_err(|source| LaunchError::Io { what: "a worker could not be forked".into(), source })?;
+        let Ok(forked) = tokio::time::timeout(start.patience, fork).await else {
+            // One that does not fork is no use to the next worker either.
+            self.0.lock().await.take();
+            return Err(BootError::Slow(start.patience));
+        };
+        let (forked, sockets) =
+            forked.map_err(|source| LaunchError::Io { what: "a worker could not be forked".into(), source })?;
         let Sockets { control, lanes, output } = sockets;
         let launched = (Process::Forked(forked), control, lanes);
         let output = output.map(|pipe| Some(Box::new(pipe) as _));
@@ -226,6 +229,10 @@ impl Tended {
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                 self.handles.extend(descriptors);
+                // One for each order; more would use up ours.
+                if self.handles.len() > self.waiting.len() {
+                    return None;
+                }
             }
         }
         self.control.pace.took(length);
@@ -256,7 +263,7 @@ impl Tended {
         let reply = self.waiting.pop_front()?;
         let (status, ended) = oneshot::channel();
         self.statuses.insert(pid, status);
-        let _ = reply.send(Ok(Forked::new(pid, handle, ended)));
+        let _ = reply.send(Forked::new(pid, handle, ended));
         Some(())
     }
 }

@@ -260,7 +260,7 @@ impl Pools {
                     match Lane::open(worker, index, sockets) {
                         Ok(lane) => {
                             let mut lanes = pool.lanes.borrow_mut();
-                            lanes.retain(|lane| lane.is_open());
+                            lanes.retain(|lane| !lane.is_over());
                             lanes.push(lane);
                         }
                         Err(error) => tracing::error!(%error, "a lane could not be opened"),

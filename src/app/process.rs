@@ -6,10 +6,14 @@ use std::{
         unix::process::ExitStatusExt,
     },
     process::ExitStatus,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process, pidfd_send_signal};
-use tokio::{process::Child, sync::oneshot};
+use tokio::{io::unix::AsyncFd, process::Child, sync::oneshot};
+
+/// How long the parent of a process that has ended may take to tell how.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// Somebody to wait for and to send signals to. Dropping it kills the process.
 pub enum Process {
@@ -23,20 +27,24 @@ pub enum Process {
 /// descriptor that stands for it.
 pub struct Forked {
     pid: u32,
-    handle: OwnedFd,
+    handle: AsyncFd<OwnedFd>,
     status: oneshot::Receiver<ExitStatus>,
 }
 
 impl Forked {
     /// `handle` is its pidfd; `status` comes from its parent when it has ended.
-    pub fn new(pid: u32, handle: OwnedFd, status: oneshot::Receiver<ExitStatus>) -> Self {
-        Self { pid, handle, status }
+    ///
+    /// # Errors
+    /// The handle cannot be waited for.
+    #[allow(deprecated, reason = "what replaces it asks for a promise that `OwnedFd` keeps by itself")]
+    pub fn new(pid: u32, handle: OwnedFd, status: oneshot::Receiver<ExitStatus>) -> std::io::Result<Self> {
+        Ok(Self { pid, handle: AsyncFd::new(handle)?, status })
     }
 }
 
 impl Drop for Forked {
     fn drop(&mut self) {
-        let _ = pidfd_send_signal(&self.handle, Signal::KILL);
+        let _ = pidfd_send_signal(self.handle.get_ref(), Signal::KILL);
     }
 }
 
@@ -65,8 +73,11 @@ impl Process {
     pub async fn wait(&mut self) -> Option<ExitStatus> {
         match self {
             Self::Started(child) => child.wait().await.ok(),
-            // A parent that cannot tell has ended, and the kernel ends its children with it.
-            Self::Forked(forked) => (&mut forked.status).await.ok(),
+            // The kernel tells that it has ended, whatever its parent says about how.
+            Self::Forked(forked) => {
+                let _ended = forked.handle.readable().await.ok()?;
+                tokio::time::timeout(REPORT, &mut forked.status).await.ok()?.ok()
+            }
         }
     }
 
@@ -77,7 +88,7 @@ impl Process {
                 let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
                 pid.map_or(Ok(()), |pid| kill_process(pid, signal))
             }
-            Self::Forked(forked) => pidfd_send_signal(&forked.handle, signal),
+            Self::Forked(forked) => pidfd_send_signal(forked.handle.get_ref(), signal),
         };
     }
 }

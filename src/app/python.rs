@@ -167,7 +167,7 @@ impl Search<'_> {
         let environment = Environment::around(&program);
         let own = environment.as_ref().map(|environment| environment.root().to_owned());
         let parts = answer.parts.iter().cloned().chain(own).chain(program.canonicalize()).collect();
-        Ok(Interpreter { program, environment, parts })
+        Ok(Interpreter { program, environment, parts: self.isolation.fit(parts) })
     }
 
     fn find(&self) -> Result<PathBuf, PythonError> {
@@ -247,7 +247,7 @@ impl Search<'_> {
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: self.variables.to_vec(),
             directory: self.directory.into(),
-            ..self.isolation.orders_to_ask(likely_parts(program), is_script)?
+            ..self.isolation.orders_to_ask(self.isolation.fit(likely_parts(program)), is_script)?
         };
         let failed = |source| PythonError::Io { program: program.to_owned(), source };
         let (mut child, _control) = confine::spawn(&orders).map_err(failed)?;
@@ -341,6 +341,10 @@ fn likely_parts(program: &Path) -> Vec<PathBuf> {
 fn is_script(program: &Path) -> bool {
     use std::io::Read as _;
     let mut beginning = [0; 2];
+    // Whatever else there may be under the name could have us wait for it.
+    if !program.metadata().is_ok_and(|found| found.is_file()) {
+        return false;
+    }
     let read = std::fs::File::open(program).and_then(|mut file| file.read_exact(&mut beginning));
     read.is_ok() && beginning == *b"#!"
 }

@@ -41,6 +41,12 @@ const LANE_GRACE: Duration = Duration::from_secs(1);
 /// A worker that is told to write its stacks has this long for it. One that is stopped, or has lost its head, cannot.
 const DUMP_GRACE: Duration = Duration::from_secs(2);
 
+/// How long the last output of a process is waited for before its end is told.
+const LAST_OUTPUT: Duration = Duration::from_millis(200);
+
+/// How long others that have inherited its output are listened to.
+const AFTERWARDS: Duration = Duration::from_secs(10);
+
 /// The longest line of standard output that is kept whole.
 const MAX_LINE: u64 = 64 * 1024;
 
@@ -177,6 +183,13 @@ impl Worker {
     /// Ends it without waiting.
     pub fn kill(&self, why: &'static str) {
         self.shared.command(WorkerCommand::Replace(why));
+    }
+}
+
+/// A worker that nobody has any more, because its application was removed while it started, must not go on by itself.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.shared.command(WorkerCommand::Replace("nobody wants it any more"));
     }
 }
 
@@ -442,9 +455,16 @@ async fn died(process: &mut Process, pipes: Pipes, words: &LastWords) -> String 
 
 /// How the process ended, with the last lines of its standard error when it did not end well.
 async fn died_words(ending: Ending, pipes: Pipes, words: &LastWords) -> String {
-    for pipe in pipes.into_iter().flatten() {
-        // A grandchild may keep the pipe open for ever; what it says later still reaches the log.
-        let _ = tokio::time::timeout(Duration::from_millis(200), pipe).await;
+    for mut pipe in pipes.into_iter().flatten() {
+        // A grandchild may keep the pipe open. What it says for a while still reaches the log; not for ever, because each
+        // pipe is a descriptor of ours.
+        if tokio::time::timeout(LAST_OUTPUT, &mut pipe).await.is_err() {
+            tokio::spawn(async move {
+                if tokio::time::timeout(AFTERWARDS, &mut pipe).await.is_err() {
+                    pipe.abort();
+                }
+            });
+        }
     }
     let how = match (ending.status, ending.replaced) {
         (_, Some(why)) => return format!("was killed by the gate because {why}"),

@@ -32,6 +32,7 @@ use subtle::ConstantTimeEq as _;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
 };
 
 use super::status::{AppStatus, ReloadReport, Status};
@@ -119,6 +120,8 @@ const MAX_LINE: u64 = 8 * 1024 * 1024;
 const MAX_SOCKET_PATH: usize = 107;
 /// How long a connection may take to show the key: a command has it at hand.
 const KEY_TIME: Duration = Duration::from_secs(5);
+/// Connections at once that have not shown the key.
+const STRANGERS: usize = 16;
 /// How long an administrator's connection may be silent.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -179,12 +182,15 @@ impl Listener {
 
     /// Answers until it is dropped. One task per connection, on the runtime that runs this.
     pub async fn serve(self, handler: Arc<dyn Handler>) {
+        let strangers = Arc::new(Semaphore::new(STRANGERS));
         loop {
+            // Workers of the same user can knock, but not use up our descriptors by it.
+            let Ok(stranger) = Arc::clone(&strangers).acquire_owned().await else { return };
             match self.listener.accept().await {
                 Ok((stream, _)) if is_ours(&stream) => {
                     let (handler, key) = (Arc::clone(&handler), Arc::clone(&self.key));
                     tokio::spawn(async move {
-                        if let Err(error) = converse(stream, &key, &*handler).await {
+                        if let Err(error) = converse(stream, &key, stranger, &*handler).await {
                             tracing::debug!(%error, "a control connection ended early");
                         }
                     });
@@ -267,7 +273,12 @@ async fn exchange(data: &Path, command: &Command) -> Result<Option<Reply>, AskEr
     serde_json::from_str(&answer).map(Some).map_err(|error| AskError::Unreadable(error.to_string()))
 }
 
-async fn converse(stream: UnixStream, key: &str, handler: &dyn Handler) -> io::Result<()> {
+async fn converse(
+    stream: UnixStream,
+    key: &str,
+    stranger: OwnedSemaphorePermit,
+    handler: &dyn Handler,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     let mut text = String::new();
@@ -276,6 +287,7 @@ async fn converse(stream: UnixStream, key: &str, handler: &dyn Handler) -> io::R
         tracing::warn!("somebody without the key tried the control socket");
         return Ok(());
     }
+    drop(stranger);
     loop {
         text.clear();
         let got = tokio::time::timeout(IDLE, (&mut read).take(MAX_LINE).read_line(&mut text)).await;

@@ -40,7 +40,7 @@ use crate::{
 const STANDBY: Duration = Duration::from_millis(1);
 
 /// How long a finished answer may be held back for company.
-const HOLD: Duration = Duration::from_micros(50);
+pub(crate) const HOLD: Duration = Duration::from_micros(50);
 
 /// How many bytes of answers are held back at most.
 pub(crate) const HOLD_BYTES: usize = 32 * 1024;

@@ -172,25 +172,26 @@ impl Lane {
         }
     }
 
-    /// Takes what one read gives and hands every whole frame to `route`, in order.
+    /// Takes what one read gives and hands every whole frame to `route`, in order. Tells whether there may be more.
     ///
     /// # Errors
     /// The lane is over: closed by the gateway, or a frame that is none.
-    pub(crate) fn read(&self, route: impl FnOnce(&mut Vec<Frame>)) -> Result<(), Malformed> {
+    pub(crate) fn read(&self, route: impl FnOnce(&mut Vec<Frame>)) -> Result<bool, Malformed> {
         let mut input = self.input.lock().unwrap_or_else(PoisonError::into_inner);
         input.reserve(READ);
         let room = input.spare_capacity_mut();
+        let size = room.len();
         let read = match recv(&self.socket, room, RecvFlags::DONTWAIT) {
             Ok((_, 0)) => return Err(Malformed("closed by the gateway")),
             Ok((_, read)) => read,
-            Err(Errno::AGAIN | Errno::INTR) => return Ok(()),
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(false),
             Err(_) => return Err(Malformed("broken connection")),
         };
         let length = input.len() + read;
         // SAFETY: `recv` has initialised the first `read` bytes of the spare capacity.
         unsafe { input.set_len(length) };
         let mut frames = Vec::with_capacity(32);
-        let mut end = Ok(());
+        let mut end = Ok(read == size);
         loop {
             match take_frame(&mut input) {
                 Ok(Some(frame)) => frames.push(frame),

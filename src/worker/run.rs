@@ -8,6 +8,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use portcullis_wire::{BodyKind, Boot, FailKind, Level, RequestHead, Source};
@@ -19,7 +20,7 @@ use pyo3::{
 };
 
 use crate::{
-    crew::{Crew, Job, Turn, micros},
+    crew::{Crew, HOLD, Job, Turn, micros},
     environ::Environ,
     exchange::Ticket,
     input::Input,
@@ -183,26 +184,33 @@ impl Runner<'_> {
                 return Ok(());
             }
             while let Some(block) = file.get().next_large(py)? {
-                if !self.hand_over(py, &block, start_response)? {
+                if !self.hand_over(py, &block, start_response, false)? {
                     break;
                 }
             }
             return Ok(());
         }
+        // The first block leaves at once. What follows in no time may wait for company, as answers do: the next block is
+        // about to be asked for, and somebody stands by who sends it off if that takes longer than it looks.
+        let (mut asked, mut first) = (Instant::now(), true);
         for block in answer.try_iter()? {
-            if !self.hand_over(py, &block?, start_response)? {
+            let quick = !first && asked.elapsed() < HOLD;
+            first = false;
+            if !self.hand_over(py, &block?, start_response, quick)? {
                 break;
             }
+            asked = Instant::now();
         }
         Ok(())
     }
 
-    /// Sends one block; false when no more is wanted.
+    /// Sends one block, or with `quick` holds it back while somebody stands by; false when no more is wanted.
     fn hand_over(
         &self,
         py: Python<'_>,
         block: &Bound<'_, PyAny>,
         start_response: &Bound<'_, StartResponse>,
+        quick: bool,
     ) -> Result<bool, Failure> {
         let bytes = expect_bytes(block)?.as_bytes();
         if bytes.is_empty() {
@@ -213,7 +221,7 @@ impl Runner<'_> {
         let complete = response.is_complete();
         drop(response);
         // A complete body may wait for its End: they leave together, or after a millisecond.
-        if !(complete && self.crew.may_hold()) {
+        if !((complete || quick) && self.crew.may_hold()) {
             self.crew.flush(py);
         }
         Ok(more)

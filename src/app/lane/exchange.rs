@@ -2,10 +2,13 @@
 
 use std::{collections::VecDeque, task::Waker, time::Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use portcullis_wire::{FailKind, Frame, INITIAL_WINDOW, Kind, Malformed, fail_payload, u32_payload};
 
 use crate::app::file::SentFile;
+
+/// A piece of an answer below this size is put together with its neighbours while it waits for the client.
+const SMALL: usize = 1024;
 
 /// Why an exchange has no (whole) answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +32,9 @@ pub(super) struct Exchange {
     pub(super) generation: u16,
     pub(super) phase: Phase,
     pub(super) chunks: VecDeque<Piece>,
-    /// Bytes in `chunks`: never above the window.
+    /// Small pieces that have come and stand behind `chunks`.
+    pub(super) small: BytesMut,
+    /// Bytes in both: never above the window.
     pub(super) buffered: u32,
     pub(super) consumed: u32,
     /// Bytes of the request's body that the worker still accepts.
@@ -72,6 +77,7 @@ impl Exchange {
             generation,
             phase,
             chunks: VecDeque::new(),
+            small: BytesMut::new(),
             buffered: 0,
             consumed: 0,
             body_window: INITIAL_WINDOW,
@@ -90,6 +96,7 @@ impl Exchange {
         self.given_up = Some(failure);
         self.waiting_since = None;
         self.chunks = VecDeque::new();
+        self.small = BytesMut::new();
         self.buffered = 0;
         self.wake();
     }
@@ -127,6 +134,37 @@ impl Exchange {
         }
     }
 
+    /// Small pieces are put together: each of its own costs more than itself, and a window full of single bytes would cost
+    /// forty times the window.
+    fn keep(&mut self, piece: Bytes) {
+        if piece.len() < SMALL {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.settle();
+            self.chunks.push_back(Piece::Bytes(piece));
+        }
+    }
+
+    /// Puts the small pieces in their place, before what comes after them.
+    fn settle(&mut self) {
+        if !self.small.is_empty() {
+            self.chunks.push_back(Piece::Bytes(self.small.split().freeze()));
+        }
+    }
+
+    /// The next piece of the body, if it is here.
+    pub(super) fn take_piece(&mut self) -> Option<Piece> {
+        if self.chunks.is_empty() {
+            self.settle();
+        }
+        self.chunks.pop_front()
+    }
+
+    /// Whether a piece of the body is here.
+    pub(super) fn has_piece(&self) -> bool {
+        !self.chunks.is_empty() || !self.small.is_empty()
+    }
+
     pub(super) fn receive(&mut self, frame: Frame, file: Option<SentFile>) -> Result<(), Malformed> {
         let waiting = matches!(self.phase, Phase::Waiting);
         let streaming = matches!(self.phase, Phase::Streaming | Phase::Answered(Kind::Head, _));
@@ -146,7 +184,7 @@ impl Exchange {
                     self.buffered = 0;
                 } else {
                     self.waiting_since.get_or_insert_with(Instant::now);
-                    self.chunks.push_back(Piece::Bytes(frame.payload));
+                    self.keep(frame.payload);
                 }
             }
             Kind::File if streaming => match file {
@@ -154,7 +192,10 @@ impl Exchange {
                 Some(_) if self.chunks.iter().any(|piece| matches!(piece, Piece::File(_))) => {
                     return Err(Malformed("a second file in one answer"));
                 }
-                Some(file) if !self.abandoned && self.given_up.is_none() => self.chunks.push_back(Piece::File(file)),
+                Some(file) if !self.abandoned && self.given_up.is_none() => {
+                    self.settle();
+                    self.chunks.push_back(Piece::File(file));
+                }
                 _ => {}
             },
             Kind::End if streaming => {

@@ -12,6 +12,9 @@ use crate::{
     lane::{Lane, Patience},
 };
 
+/// More than a socket holds by default; what is left after that waits for the next turn.
+const MOST_READS: usize = 4;
+
 impl Crew {
     /// Waits for frames and routes them; false when a signal came first.
     pub(super) fn attend(&self, seat: usize, timeout: Option<&Timespec>) -> bool {
@@ -38,13 +41,22 @@ impl Crew {
         }
         for (fd, index) in fds[1..lanes].iter().zip(watched.iter().flatten()) {
             if !fd.revents().is_empty() {
-                let read = self.lanes[*index].read(|frames| self.route(*index, frames));
-                if read.is_err() {
-                    self.lose(*index);
-                }
+                self.read_all(*index);
             }
         }
         true
+    }
+
+    /// Reads a lane until it is empty or there is enough to do. A request and its body come together: whoever runs the
+    /// one should not have to wait for the other.
+    fn read_all(&self, index: usize) {
+        for _ in 0..MOST_READS {
+            match self.lanes[index].read(|frames| self.route(index, frames)) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => return self.lose(index),
+            }
+        }
     }
 
     /// Has the main thread run the handlers of signals that have come.

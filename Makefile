@@ -60,13 +60,15 @@ $(BENCH)/ready: benches/requirements.txt | system
 	@touch $@
 
 # A C compiler, Python with venv, and Rust: installed when we may, named when we may not. The tests of isolation run
-# workers as other users, who cannot read a Python in somebody's home: hence the system's own besides.
+# workers as other users, who cannot read a Python in somebody's home: hence the system's own besides. Those of answers
+# that break off ask curl, as people do.
 .PHONY: system
 system:
 	@missing=(); \
 	command -v cc >/dev/null || missing+=(gcc libc6-dev); \
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv); \
 	[[ -x /usr/bin/python3 ]] || missing+=(python3); \
+	command -v curl >/dev/null || missing+=(curl); \
 	if ((${#missing[@]})); then \
 	  if [[ $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$${missing[@]}" >/dev/null; \

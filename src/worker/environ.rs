@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use portcullis_wire::{BodyKind, Boot, Identity, Malformed, Protocol, RequestHead};
+use portcullis_wire::{Boot, Identity, Malformed, Protocol, RequestHead};
 use pyo3::{
     exceptions::PyRuntimeError,
     intern,
@@ -143,10 +143,6 @@ impl Environ {
         }
         for (place, (name, value)) in head.headers.iter().enumerate() {
             self.header(py, &environ, place, name, value)?;
-        }
-        if head.body_kind == BodyKind::Inline && !head.body.is_empty() {
-            // Complete, so its length is known even if the client sent it in chunks.
-            environ.set_item(intern!(py, "CONTENT_LENGTH"), head.body.len().to_string())?;
         }
         if let Some(identity) = head.identity {
             self.caller(py, &environ, identity)?;

@@ -255,14 +255,22 @@ impl Launch {
         put_u32(&mut message, 0, Kind::Lanes, u32::try_from(lanes.len()).unwrap_or(0));
         let descriptors: Vec<BorrowedFd<'_>> =
             lanes.iter().flat_map(|lane| [lane.frames.as_fd(), lane.files.as_fd()]).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2 * MAX_LANES))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-            return Err(std::io::Error::other("too many lanes for one message"));
-        }
-        let sent = sendmsg(control, &[IoSlice::new(&message)], &mut ancillary, SendFlags::empty())?;
-        if sent == message.len() { Ok(()) } else { Err(std::io::Error::other("the lanes were sent only in part")) }
+        send_with(control, &message, &descriptors)
     }
+}
+
+/// Sends a whole frame with descriptors attached to its first byte.
+///
+/// # Errors
+/// The other side is gone or does not listen, or there are more descriptors than any worker gets.
+pub(super) fn send_with(control: impl AsFd, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3 + 2 * MAX_LANES))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(std::io::Error::other("too many descriptors for one message"));
+    }
+    let sent = sendmsg(control, &[IoSlice::new(frame)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    if sent == frame.len() { Ok(()) } else { Err(std::io::Error::other("a message was sent only in part")) }
 }
 
 /// The extension: named by `PORTCULLIS_WORKER`, else beside the program, else in `../lib/portcullis`.

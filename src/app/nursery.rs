@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSliceMut},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -17,12 +17,9 @@ use std::{
 };
 
 use bytes::BytesMut;
-use portcullis_wire::{Kind, put_empty, put_u32, take_frame, u32_payload};
+use portcullis_wire::{Kind, put_u32, take_frame, u32_payload};
 use rustix::{
-    net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-        recvmsg, sendmsg,
-    },
+    net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg},
     pipe::{PipeFlags, pipe_with},
     process::Signal,
 };
@@ -33,7 +30,7 @@ use tokio::{
 };
 
 use crate::app::{
-    launch::{LaneSockets, LaunchError, Launched, MAX_LANES},
+    launch::{LaneSockets, LaunchError, Launched, MAX_LANES, send_with},
     process::{Forked, Process, describe, is_child},
     worker::{BootError, Control, EXIT_GRACE, LastWords, Start, Worker, copy_output, output_of},
 };
@@ -186,10 +183,7 @@ impl Tended {
 
     /// Nobody wants another worker, and the last one has ended.
     async fn stop(mut self) {
-        let mut message = BytesMut::new();
-        put_empty(&mut message, 0, Kind::Stop);
-        let told = self.control.socket.try_write(&message).is_ok();
-        let patience = if told { EXIT_GRACE } else { Duration::ZERO };
+        let patience = if self.control.say_empty(Kind::Stop) { EXIT_GRACE } else { Duration::ZERO };
         if tokio::time::timeout(patience, self.process.wait()).await.is_err() {
             self.process.signal(Signal::KILL);
         }
@@ -200,15 +194,12 @@ impl Tended {
         let mut message = BytesMut::new();
         put_u32(&mut message, 0, Kind::Fork, lanes);
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3 + 2 * MAX_LANES))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let fits = ancillary.push(SendAncillaryMessage::ScmRights(&borrowed));
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let sent = sendmsg(&self.control.socket, &[IoSlice::new(&message)], &mut ancillary, flags);
-        if fits && sent == Ok(message.len()) {
-            self.waiting.push_back(reply);
-        } else {
-            let _ = reply.send(Err(io::Error::other("the process that preloaded the application does not listen")));
+        // The socket is non-blocking: one that does not listen is not waited for.
+        match send_with(&self.control.socket, &message, &borrowed) {
+            Ok(()) => self.waiting.push_back(reply),
+            Err(error) => {
+                let _ = reply.send(Err(error));
+            }
         }
     }
 

@@ -375,7 +375,7 @@ impl Control {
         self.say(&message)
     }
 
-    fn say_empty(&self, kind: Kind) -> bool {
+    pub(super) fn say_empty(&self, kind: Kind) -> bool {
         let mut message = BytesMut::new();
         put_empty(&mut message, 0, kind);
         self.say(&message)

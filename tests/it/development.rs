@@ -203,6 +203,42 @@ async fn a_broken_version_is_shown_and_a_mended_one_takes_over() {
     assert_eq!(gate.await_workers("/app", 2).len(), 2);
 }
 
+/// Of two workers that start together one takes long, and is done after a mistake was saved.
+#[tokio::test]
+async fn a_worker_of_an_older_version_that_is_late_hides_no_mistake() {
+    let code = tempfile::tempdir().unwrap();
+    let data = code.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let late = "import os, time\nVERSION = 'one'\nhere = os.environ['PORTCULLIS_DATA_DIR'] + '/'\n\
+                try:\n    os.mkdir(here + 'first')\nexcept FileExistsError:\n\
+                \x20   with open(here + 'new', 'w') as file: file.write(str(os.getpid()))\n    os.rename(here + 'new', here + 'late')\n\
+                \x20   while not os.path.exists(here + 'go'): time.sleep(0.01)\n";
+    write(code.path(), "app.py", &app_of(late));
+    let gate = Setup::level("minimal")
+        .namespace("own", &format!("data = \"{}\"", data.display()))
+        .app_in("/app", code.path(), "app", &format!("{OPEN}namespace = \"own\"\nworkers = 2\n"))
+        .start();
+    until_text(&gate, "one").await;
+    let deadline = Instant::now() + PATIENCE;
+    let until = |what: &str, holds: &dyn Fn() -> bool| {
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            std::thread::yield_now();
+        }
+    };
+    until("the second worker starts", &|| data.join("late").exists());
+    let process = Path::new("/proc").join(fs::read_to_string(data.join("late")).unwrap());
+    write(code.path(), "app.py", "a mistake");
+    self::until(&gate, |answer| answer.code() == 503).await;
+    write(&data, "go", "");
+    until("it ends instead of serving", &|| !process.exists());
+    assert!(ask(&gate).await.text().contains("SyntaxError"));
+    assert_eq!(gate.workers("/app").len(), 1);
+    write(code.path(), "app.py", &app_of("VERSION = 'two'"));
+    until_text(&gate, "two").await;
+    gate.await_workers("/app", 2);
+}
+
 #[tokio::test]
 async fn a_version_that_never_started_is_shown_and_starts_with_the_change_that_mends_it() {
     let code = tempfile::tempdir().unwrap();

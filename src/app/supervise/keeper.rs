@@ -63,6 +63,9 @@ pub(super) struct Keeper {
     leaving: JoinSet<()>,
     /// Where the workers of the running version come from.
     nursery: Nursery,
+    /// Development: a reload failed and is shown. No worker that was under way may hide that by serving an older
+    /// version; the next reload that works brings all of them.
+    awaits_change: bool,
 }
 
 struct Running {
@@ -112,6 +115,7 @@ impl Keeper {
             renewing: false,
             leaving: JoinSet::new(),
             nursery: Nursery::default(),
+            awaits_change: false,
         }
     }
 
@@ -147,7 +151,7 @@ impl Keeper {
         match event {
             Event::Died { id, how } => self.died(id, &how, events),
             Event::Retry => {
-                if self.missing() > 0 {
+                if self.missing() > 0 && !self.awaits_change {
                     self.boot_in_background(events);
                 }
             }
@@ -174,7 +178,7 @@ impl Keeper {
             // Booted while a reload brought a full set, or another description: one too many.
             Event::Booted(Ok(worker)) if !self.is_wanted(&worker) => {
                 worker.kill("a newer one took its place");
-                if self.missing() > 0 {
+                if self.missing() > 0 && !self.awaits_change {
                     self.boot_in_background(events);
                 }
             }
@@ -259,7 +263,7 @@ impl Keeper {
     }
 
     fn is_wanted(&self, worker: &Worker) -> bool {
-        self.missing() > 0 && worker.shared.launch == self.plan.launch.key()
+        self.missing() > 0 && !self.awaits_change && worker.shared.launch == self.plan.launch.key()
     }
 
     fn died(&mut self, id: u64, how: &str, events: &mpsc::UnboundedSender<Event>) {
@@ -392,6 +396,7 @@ impl Keeper {
                 tracing::error!(application = %self.plan.name, "the reload failed, {instead}: {error}");
                 lock(&self.report).last_error = Some(error.clone());
                 if shown {
+                    self.awaits_change = true;
                     self.set_state(AppState::Failed);
                 }
                 let _ = reply.send(Err(error));
@@ -414,6 +419,7 @@ impl Keeper {
             self.plan = plan;
             self.nursery = nursery;
             self.failures = 0;
+            self.awaits_change = false;
             self.set_state(AppState::Running);
             lock(&self.report).last_error = None;
             tracing::info!(application = %self.plan.name, workers = outcome.workers, import_ms = outcome.import_ms, "reloaded");

@@ -14,7 +14,7 @@ use std::{
 
 use http::{Method as Verb, Version};
 
-use super::{Application, Context, Question, decide, explain, load, rule::list};
+use super::{Application, Context, Known, Question, decide, explain, load, rule::list};
 use crate::{
     model::{Method, MethodSet, Name, Principal, SecurityLevel, Verified},
     target::{Pattern, Target},
@@ -78,6 +78,15 @@ pub(super) fn read(files: &[(&str, &str)], system: MethodSet) -> super::Loaded {
 }
 
 pub(super) fn read_at(files: &[(&str, &str)], system: MethodSet, level: SecurityLevel) -> super::Loaded {
+    read_knowing(files, system, level, None)
+}
+
+pub(super) fn read_knowing(
+    files: &[(&str, &str)],
+    system: MethodSet,
+    level: SecurityLevel,
+    known: Option<&Known>,
+) -> super::Loaded {
     let sources: Vec<_> = files
         .iter()
         .map(|(file, text)| Source { file: (*file).into(), text: (*text).to_owned(), base: "/srv/policies".into() })
@@ -95,7 +104,7 @@ pub(super) fn read_at(files: &[(&str, &str)], system: MethodSet, level: Security
             namespaces: &namespaces,
             networks: &networks,
             paths: &paths,
-            known: None,
+            known,
             is_directory: &is_directory,
         },
     )

@@ -6,7 +6,7 @@ use http::Method as Verb;
 use ipnet::IpNet;
 
 use super::{
-    Default_, Interface, ServeFiles,
+    Default_, Interface, ServeFiles, elsewhere,
     rule::{Effect, Pattern, Who},
 };
 use crate::{
@@ -41,6 +41,7 @@ pub(super) struct App<'f> {
     pub threads: Option<u16>,
     pub default: Option<Default_>,
     pub enabled: Option<bool>,
+    pub elsewhere: bool,
     pub app_roles: Vec<Name>,
     pub pass_authorization: Option<bool>,
     pub identity_headers: Option<bool>,
@@ -100,6 +101,8 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
     app.unsupported("limit");
     app.unsupported("mode");
     let required = |key, help| if app.is_present() { app.required(key, help) } else { None };
+    let elsewhere = elsewhere::read(app);
+    let program = |key, help| if elsewhere { None } else { required(key, help) };
     let flag = |key| app.value(key).and_then(|value| value.boolean());
     let timeout = |key| app.value(key).and_then(|value| value.duration(TIMEOUT));
     let count = |key, within| app.value(key).and_then(|value| value.whole(within)).and_then(|n| n.try_into().ok());
@@ -107,9 +110,9 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
         name: required("name", "the path it is mounted at: name = \"/notes\"").and_then(mount),
         title: app.value("title").and_then(|value| line(&value)),
         namespace: app.value("namespace").and_then(|value| value.string().map(|text| (text.to_owned(), value))),
-        directory: required("directory", "where it lies, relative to this file: directory = \"../notes\"")
+        directory: program("directory", "where it lies, relative to this file: directory = \"../notes\"")
             .and_then(|value| path(&value).map(|path| (path, value))),
-        module: required("module", "the file with the callable, without .py: module = \"app\"")
+        module: program("module", "the file with the callable, without .py: module = \"app\"")
             .and_then(|value| value.parse(module, "a module such as \"app\" or \"notes.wsgi\"")),
         callable: app
             .value("callable")
@@ -125,6 +128,7 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
         threads: count("threads", THREADS),
         default: app.value("default").and_then(|value| value.parse(default, DEFAULT_HELP)),
         enabled: flag("enabled"),
+        elsewhere,
         app_roles: app.value("app_roles").map(|value| roles(&value)).unwrap_or_default(),
         pass_authorization: flag("pass_authorization"),
         identity_headers: flag("identity_headers"),

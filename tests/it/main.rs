@@ -9,6 +9,7 @@ mod corpus;
 mod development;
 mod events;
 mod examples;
+mod forward_auth;
 mod frameworks;
 mod harness;
 mod hostile;

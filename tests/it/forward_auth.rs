@@ -213,8 +213,11 @@ impl Proxy {
         self.ask("GET", target, &authorization(credentials), "").await
     }
 
+    /// The end of what it said.
     fn said(&self) -> String {
-        std::fs::read_to_string(self.home.path().join("stderr")).unwrap_or_default()
+        let said = std::fs::read_to_string(self.home.path().join("stderr")).unwrap_or_default();
+        let lines: Vec<_> = said.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
     }
 }
 
@@ -286,7 +289,7 @@ async fn through_nginx_and_caddy_the_decisions_are_those_of_explain() {
         "/tickets//public/a",
     ];
     for path in paths {
-        for method in ["GET", "POST", "HEAD", "DELETE"] {
+        for method in ["GET", "POST", "OPTIONS", "DELETE"] {
             for (who, credentials) in &people.0 {
                 let (status, reason) = explained(&gate, method, path.split('?').next().unwrap(), who);
                 for proxy in &proxies {
@@ -299,7 +302,7 @@ async fn through_nginx_and_caddy_the_decisions_are_those_of_explain() {
                         "{method} {path} as {who} through {}: {seen:?}, and explain says {status} {reason}",
                         proxy.name
                     );
-                    if status == 200 && method != "HEAD" {
+                    if status == 200 {
                         let received = answer.json();
                         assert_eq!((&received["method"], &received["target"]), (&method.into(), &path.into()));
                     }

@@ -93,8 +93,8 @@ fn every_key_is_read() {
     assert_eq!(
         rules,
         [
-            "policies/notes.toml:28 allow GET /orders/* who role:sales, user:ann by password from 10.0.0.0/8",
-            "policies/notes.toml:35 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8",
+            "policies/notes.toml:29 allow GET /orders/* who role:sales, user:ann by password from 10.0.0.0/8",
+            "policies/notes.toml:36 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8",
         ]
     );
 }

@@ -50,17 +50,18 @@ path       = "/admin/export/**"
 unless_who = "role:auditor"
 "#;
 
-/// A gate that answers proxies on this machine, an application that runs elsewhere, and people.
-fn setup() -> Setup {
+/// A gate with an application that runs here, and with proxies that may ask.
+fn setup(trusted: &str) -> Setup {
     let anyone = "methods = [\"unauthenticated\", \"password\", \"token\"]\ndefault = \"anyone\"\nworkers = 1";
-    Setup::level("minimal").config("forward_auth", "trusted = [\"127.0.0.1\"]").app("/here", "environ_app", anyone)
+    let trusted = format!("trusted = [{trusted}]");
+    Setup::level("minimal").config("forward_auth", &trusted).app("/here", "environ_app", anyone)
 }
 
 /// Those who ask, as `explain` names them, with what they send.
 struct People(Vec<(String, Option<String>)>);
 
 fn gate() -> (Gate, People) {
-    let installation = setup().install();
+    let installation = setup("\"127.0.0.1\"").install();
     installation.write_policy("tickets", TICKETS);
     installation.write_policy("off", &TICKETS.replace("/tickets", "/off").replace("runs ", "enabled = false\nruns "));
     for (name, roles) in [("ann", &[][..]), ("bob", &["boss"]), ("eve", &["boss", "auditor"]), ("dan", &["editor"])] {
@@ -368,19 +369,9 @@ const CLAIMS: [(&str, &str); 18] = [
     ("X-HTTP-Method-Override", "DELETE"),
 ];
 
-fn spellings(name: &str) -> [String; 6] {
-    let upper_half: String = name
-        .char_indices()
-        .map(|(i, c)| if i % 2 == 0 { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() })
-        .collect();
-    [
-        name.to_owned(),
-        name.to_lowercase(),
-        name.to_uppercase(),
-        name.replace('-', "_"),
-        name.to_uppercase().replace('-', "_"),
-        upper_half,
-    ]
+fn spellings(name: &str) -> [String; 4] {
+    let folded = name.replace('-', "_");
+    [name.to_owned(), name.to_uppercase(), folded.to_lowercase(), folded.to_uppercase()]
 }
 
 #[tokio::test]
@@ -395,8 +386,11 @@ async fn nothing_that_a_client_says_about_itself_changes_the_decision_or_reaches
                 let once = format!("{spelling}: {value}");
                 let claims = [
                     vec![once.clone()],
-                    vec![once.clone(), once.clone()],
-                    vec![once.clone(), format!("Connection: {spelling}, {name}, Remote-User, X-Forwarded-Uri")],
+                    vec![
+                        once.clone(),
+                        once.clone(),
+                        format!("Connection: {spelling}, {name}, Remote-User, X-Forwarded-Uri"),
+                    ],
                 ];
                 for claim in claims {
                     let refused = proxy.ask("POST", "/tickets/admin/x", &claim, "").await;
@@ -559,14 +553,15 @@ async fn the_path_that_the_application_gets_is_the_path_that_was_judged() {
                 }
             }
         }
-        assert!(passed.len() > 300 && refused > 300, "{}: {} passed, {refused} refused", proxy.name, passed.len());
+        assert!(passed.len() > 200 && refused > 300, "{}: {} passed, {refused} refused", proxy.name, passed.len());
         for (target, received) in &passed {
             let [request] = told(received, "Portcullis-Request")[..] else { panic!("{target}: {received}") };
             let judged = gate.await_log("access.log", |line| line["request"] == request);
             assert_eq!((&judged["status"], &judged["asked_by"]), (&200.into(), &"127.0.0.1".into()), "{judged}");
             let got = received["target"].as_str().expect("a target").split('?').next().unwrap_or_default();
             assert_eq!(decoded(got), judged["path"], "{} got {target} and passed {received} on", proxy.name);
-            assert!(!judged["path"].as_str().unwrap_or_default().contains("/admin"), "{target}: {judged}");
+            let path = judged["path"].as_str().unwrap_or_default();
+            assert!(path.starts_with("/tickets/public/"), "{target} is nothing for anybody: {judged}");
             assert_eq!(received["method"], judged["method"], "{target}");
         }
         // The application has seen no other request.
@@ -672,13 +667,9 @@ async fn a_question_that_could_mean_two_things_is_refused() {
 
 #[tokio::test]
 async fn only_the_proxies_that_are_named_may_ask_and_for_all_others_nothing_is_there() {
-    for trusted in [None, Some("trusted = [\"192.0.2.1\", \"10.0.0.0/8\"]")] {
-        let mut setup =
-            setup().app("/", "environ_app", "methods = [\"unauthenticated\"]\ndefault = \"anyone\"\nworkers = 1");
-        setup = match trusted {
-            None => setup.config("forward_auth", "trusted = []"),
-            Some(line) => setup.config("forward_auth", line),
-        };
+    for trusted in ["", "\"192.0.2.1\", \"10.0.0.0/8\""] {
+        let anyone = "methods = [\"unauthenticated\"]\ndefault = \"anyone\"\nworkers = 1";
+        let setup = setup(trusted).app("/", "environ_app", anyone);
         let installation = setup.install();
         installation.write_policy("tickets", TICKETS);
         let gate = installation.start();
@@ -756,7 +747,7 @@ async fn the_log_and_the_audit_name_the_original_request_and_who_asked() {
         ("principal", "ann"),
         ("decision", "refused"),
         ("reason", "not-allowed-by-rule"),
-        ("rule", "policies/tickets.toml:16"),
+        ("rule", "policies/tickets.toml:17"),
     ] {
         assert_eq!(line[field], value, "{line}");
     }

@@ -16,8 +16,8 @@
 //! write itself: a second one was left over from the client, and a missing one would have to be guessed. There is no
 //! second set (`X-Original-URL` and the like) to fall back to, because a client could send that.
 //!
-//! Whoever may ask also says which client it asks for. That is all it can do with it: an answer lets nobody into anything
-//! that runs here, and one that runs here is not answered about.
+//! Whoever may ask also says which client it asks for. That is all it can do with it: an answer lets nobody into
+//! anything that runs here, and what runs here is not answered about.
 
 use std::net::IpAddr;
 
@@ -34,8 +34,8 @@ use crate::{
     target::{BadTarget, Target},
 };
 
-/// Where proxies ask, below the prefix that no application can own. Envoy writes the original path behind it, which is not
-/// looked at: what is asked about stands in the headers.
+/// Where proxies ask, below the prefix that no application can own. Envoy writes the original path behind it, which is
+/// not looked at: what is asked about stands in the headers.
 const CHECK: &str = "/.portcullis/check";
 
 /// Whether this is a question of a proxy that may ask. Anybody else gets what everybody gets below the reserved prefix:

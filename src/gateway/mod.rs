@@ -42,7 +42,7 @@ use crate::{
         refusal::{Refusal, Taste},
     },
     model::{MethodSet, Name, Principal, Reason, SecurityLevel},
-    policy::{self, Application, Permit, Question, ServeFiles},
+    policy::{self, Application, Denial, Permit, Question, ServeFiles},
     snapshot::{Current, Snapshot},
     target::Target,
 };
@@ -125,6 +125,9 @@ impl Thread {
         })?;
         record.rule = permit.rule().cloned();
         record.allowed = true;
+        if let Some(denial) = permit.would_refuse() {
+            self.audit_report(denial, record);
+        }
         Ok(permit)
     }
 
@@ -248,6 +251,7 @@ impl Thread {
             rule: None,
             allowed: false,
             reason: None,
+            would_refuse: None,
             status: 0,
             queued_us: 0,
         }
@@ -265,6 +269,17 @@ impl Thread {
             .details(details(record, "status", refusal.status().as_u16()));
         refused.rule = record.rule.as_ref().map(ToString::to_string);
         self.audit(refused, record);
+    }
+
+    /// A rule with `mode = "report"` would have refused what is let through.
+    fn audit_report(&self, denial: &Denial, record: &mut Record) {
+        record.would_refuse = Some((denial.reason, denial.rule.clone()));
+        let actor = record.principal.as_deref().unwrap_or("anonymous");
+        let mut reported = AuditRecord::new(self.clock.now(), event::WOULD_REFUSE, actor)
+            .target(audited_target(record))
+            .details(details(record, "reason", denial.reason.id()));
+        reported.rule = denial.rule.as_ref().map(ToString::to_string);
+        self.audit(reported, record);
     }
 
     fn audit_sign_in(&self, principal: &Principal, record: &Record) {

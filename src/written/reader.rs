@@ -133,6 +133,12 @@ impl<'f> Table<'f> {
         }
     }
 
+    /// Whether no error has been found in the file so far, and this table has no key that nobody asked for.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.unasked().is_empty() && !self.file.problems.borrow().iter().any(Problem::is_error)
+    }
+
     /// An error about the table as a whole.
     pub fn error(&self, message: impl Into<String>, help: impl Into<String>) {
         self.file.report(self.file.problem(Severity::Error, self.span.clone(), message).help(help));
@@ -163,6 +169,13 @@ impl<'f> Table<'f> {
         self.table.into_iter().flat_map(|table| table.iter()).map(|(key, _)| (&**key.get_ref(), key.span()))
     }
 
+    /// Keys that nobody asked for.
+    fn unasked(&self) -> Vec<(&str, Range<usize>)> {
+        let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
+        let known = |key: &str| asked.iter().chain(refused.iter()).any(|known| *known == key || *known == ANY);
+        self.keys().filter(|(key, _)| !known(key)).collect()
+    }
+
     fn unknown(&self, key: &str, span: Range<usize>) -> Problem {
         let asked = self.asked.borrow();
         let known = asked.iter().copied().filter(|known| *known != ANY);
@@ -181,17 +194,13 @@ const ANY: &str = "*";
 
 impl Drop for Table<'_> {
     fn drop(&mut self) {
-        let unknown = |key: &str| {
-            let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
-            !asked.iter().chain(refused.iter()).any(|known| *known == key || *known == ANY)
-        };
-        let problems: Vec<_> =
-            self.keys().filter(|(key, _)| unknown(key)).map(|(key, span)| self.unknown(key, span)).collect();
+        let problems: Vec<_> = self.unasked().into_iter().map(|(key, span)| self.unknown(key, span)).collect();
         problems.into_iter().for_each(|problem| self.file.report(problem));
     }
 }
 
 /// A value and where it stands.
+#[derive(Clone)]
 pub struct Value<'f> {
     file: &'f File,
     key: String,

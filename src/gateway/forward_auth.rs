@@ -107,8 +107,8 @@ fn client(text: &[u8]) -> Option<IpAddr> {
     Some(node(str::from_utf8(text).ok()?)?.ip().to_canonical())
 }
 
-/// Path and query as the client sent them. The `http` crate cuts a raw `#` off without a word, and the proxy may pass it
-/// on; an authority or a scheme would be a second host.
+/// Path and query as the client sent them. The `http` crate cuts a raw `#` off without a word, and the proxy may pass
+/// it on; an authority or a scheme would be a second host.
 fn uri(text: &[u8]) -> Result<Uri, Refusal> {
     if text.contains(&b'#') {
         return Err(BadTarget::Form("it has a raw `#`").into());

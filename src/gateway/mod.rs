@@ -376,8 +376,8 @@ enum Place {
     Elsewhere,
 }
 
-/// Which application owns the target. One that runs here is no proxy's to serve: whatever stands behind the proxy is not
-/// what its policy is about. One that runs elsewhere is not to be had here.
+/// Which application owns the target. One that runs here is no proxy's to serve: whatever stands behind the proxy is
+/// not what its policy is about. One that runs elsewhere is not to be had here.
 fn route<'a>(world: &'a Snapshot, target: &Target, place: Place) -> Result<&'a Arc<Application>, Refusal> {
     let hosts = &world.config.gateway.hosts;
     if !hosts.is_empty() && !hosts.iter().any(|host| **host == *target.host().name) {

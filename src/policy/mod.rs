@@ -152,7 +152,7 @@ pub struct Application {
     pub default: Default_,
     /// Whether it is served at all.
     pub enabled: bool,
-    /// Whether it runs elsewhere: a proxy asks who may, nothing is started here, and all that is about running it is empty.
+    /// Whether it runs elsewhere: a proxy asks who may; nothing is started here, and what is about running it is empty.
     pub elsewhere: bool,
     /// Roles that everybody has inside it.
     pub app_roles: Vec<Name>,

@@ -1,4 +1,4 @@
-"""An application that runs elsewhere: it tells what it received, byte by byte. Prints its port, serves until it is killed."""
+"""An application that runs elsewhere: it tells what it received. Prints its port, serves until it is killed."""
 
 import http.server
 import itertools

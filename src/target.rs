@@ -182,7 +182,7 @@ impl NormalPath {
         &self.0
     }
 
-    /// Whether it is below [`RESERVED`], where the gate itself answers or nobody.
+    /// Whether it is below `/.portcullis`, where the gate itself answers or nobody.
     #[must_use]
     pub fn is_reserved(&self) -> bool {
         self.below(RESERVED).is_some()

@@ -83,12 +83,21 @@ const MAX_MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Time-outs of one application.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
 
+/// Rules of one policy: nobody reviews more, and comparing them with each other costs the square of their number.
+const RULES_MOST: usize = 2000;
+
 /// Reads the root of a policy file.
 pub(super) fn read<'f>(root: &Table<'f>) -> Document<'f> {
     root.unsupported("expect");
     let app = root.table("app");
     if !app.is_present() {
         root.required("app", "a policy begins with [app] and says what the application is");
+    }
+    let count = root.count("allow") + root.count("deny");
+    if count > RULES_MOST {
+        let help = "is it the right file? `*`, `**` and roles say much in one rule";
+        root.error(format!("{count} rules are more than the {RULES_MOST} that a policy may have"), help);
+        return Document { app: read_app(&app), rules: Vec::new() };
     }
     let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow)).collect();
     rules.extend(root.tables("deny").iter().map(|table| rule(table, Effect::Deny)));

@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod corpus;
 mod development;
+mod edits;
 mod events;
 mod examples;
 mod frameworks;

@@ -25,6 +25,8 @@ pub mod event {
     pub const SIGN_IN: &str = "sign-in";
     /// A request was refused.
     pub const REFUSAL: &str = "refusal";
+    /// A running answer was cut, because it would not be allowed any more.
+    pub const STREAM_CUT: &str = "stream-cut";
     /// The gateway started.
     pub const START: &str = "gateway.start";
     /// The gateway stopped.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use crate::{
     config::Config,
-    policy::{self, Context},
+    policy::{self, Context, Known},
 };
 
 impl Config {
@@ -14,10 +14,30 @@ impl Config {
     /// # Errors
     /// Every mistake in every file. One is enough to refuse them all: half a set of policies is not what was reviewed.
     pub fn load_applications(&self) -> policy::Loaded {
+        self.load(None)
+    }
+
+    /// The same, with warnings of rules that name nobody there is.
+    ///
+    /// # Errors
+    /// As for [`Config::load_applications`].
+    pub fn load_applications_knowing(&self, known: &Known) -> policy::Loaded {
+        self.load(Some(known))
+    }
+
+    fn load(&self, known: Option<&Known>) -> policy::Loaded {
         let (sources, mut problems) = self.policy_sources();
         let namespaces: BTreeSet<String> = self.namespaces.keys().cloned().collect();
         let (system, level) = (self.security.methods, self.security.level);
-        let context = Context { system, level, namespaces: &namespaces, is_directory: &|path| path.is_dir() };
+        let context = Context {
+            system,
+            level,
+            namespaces: &namespaces,
+            networks: &self.networks,
+            paths: &self.paths,
+            known,
+            is_directory: &|path| path.is_dir(),
+        };
         match policy::load(&sources, context) {
             Ok(loaded) if problems.is_empty() => Ok(loaded),
             Ok((_, found)) | Err(found) => {

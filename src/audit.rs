@@ -27,6 +27,8 @@ pub mod event {
     pub const REFUSAL: &str = "refusal";
     /// A running answer was cut, because it would not be allowed any more.
     pub const STREAM_CUT: &str = "stream-cut";
+    /// A request was let through that a rule with `mode = "report"` would have refused.
+    pub const WOULD_REFUSE: &str = "refusal.reported";
     /// The gateway started.
     pub const START: &str = "gateway.start";
     /// The gateway stopped.

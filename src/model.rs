@@ -69,6 +69,12 @@ impl MethodSet {
         Self(self.0 & other.0)
     }
 
+    /// The methods in either.
+    #[must_use]
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
     /// The methods that are not in the other.
     #[must_use]
     pub const fn without(self, other: Self) -> Self {
@@ -344,6 +350,8 @@ pub enum Reason {
     NotAllowedByRule,
     /// The deciding allow is for other networks.
     NetworkNotAllowed,
+    /// Let in otherwise, but no second factor was used, or too long ago.
+    SecondFactorRequired,
     /// No rule matched and the application's default does not let this caller in.
     DeniedByDefault,
     /// The audit cannot be written and the level requires it.
@@ -394,6 +402,7 @@ impl Reason {
             Self::DeniedByRule => "denied-by-rule",
             Self::NotAllowedByRule => "not-allowed-by-rule",
             Self::NetworkNotAllowed => "network-not-allowed",
+            Self::SecondFactorRequired => "second-factor-required",
             Self::DeniedByDefault => "denied-by-default",
             Self::AuditUnavailable => "audit-unavailable",
             Self::NoFile => "no-file",

@@ -17,6 +17,8 @@
 //!
 //! `http::Uri` drops a raw `#` and what follows without a word, so the gateway looks for it before this is called.
 
+mod pattern;
+
 use std::{
     fmt,
     net::{Ipv4Addr, Ipv6Addr},
@@ -25,6 +27,7 @@ use std::{
 
 use http::{Uri, Version, uri::PathAndQuery};
 
+pub use self::pattern::{Pattern, Segment};
 use crate::model::Reason;
 
 /// What a request is for: host, path and query. Only [`Target::parse`] makes one, and it cannot be copied.

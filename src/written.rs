@@ -25,6 +25,7 @@ use std::{
 };
 
 pub use reader::{File, Table, Value, nearest};
+pub use units::show_duration;
 pub use values::{absolute, environment, is_namespace, parse_network};
 
 /// The text of a file, and how to understand it.

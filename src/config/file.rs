@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +15,7 @@ use super::{
 };
 use crate::{
     model::{Method, MethodSet, SecurityLevel},
-    target::Host,
+    target::{Host, Pattern},
     written::{Table, Value, absolute, environment, is_namespace, parse_network, shown},
 };
 
@@ -74,8 +75,34 @@ pub(super) fn read(root: &Table<'_>, file: &Path, directory: &Path, cores: usize
         logs: logs(&root.table("logs"), directory),
         environments: environments(&root.table("workers"), directory),
         namespaces: namespaces.collect(),
+        networks: groups(&root.table("networks"), |value| {
+            value.parse(parse_network, "such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+        }),
+        paths: groups(&root.table("paths"), |value| value.parse(pattern, "such as /admin, /orders/* or /admin/**")),
         data,
     }
+}
+
+/// Names for what rules would otherwise repeat.
+fn groups<T>(table: &Table<'_>, read: impl Fn(&Value<'_>) -> Option<T>) -> BTreeMap<String, Arc<[T]>> {
+    let group = |value: Value<'_>| {
+        let name = value.key().to_owned();
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+        if !name.starts_with(|c: char| c.is_ascii_lowercase()) || !name.chars().all(plain) {
+            let help =
+                "lower-case letters, digits, - and _, beginning with a letter: nothing else it could be taken for";
+            value.key_error(format!("`{}` is not the name of a group", shown(&name)), help);
+        }
+        if value.items().is_empty() {
+            value.error(format!("the group `{}` is empty", shown(&name)), "a rule about nothing is none: leave it out");
+        }
+        (name, value.items().iter().filter_map(&read).collect())
+    };
+    table.entries().into_iter().map(group).collect()
+}
+
+fn pattern(text: &str) -> Result<Pattern, String> {
+    Pattern::parse(text).map_err(|why| format!("is not a path: {why}"))
 }
 
 fn gateway(table: &Table<'_>, cores: usize) -> Gateway {

@@ -17,6 +17,7 @@ use std::{
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ pub use template::template;
 
 use crate::{
     model::{MethodSet, SecurityLevel},
+    target::Pattern,
     written::{self, Problem, Source},
 };
 
@@ -74,6 +76,10 @@ pub struct Config {
     pub environments: Vec<PathBuf>,
     /// `[namespace.NAME]`
     pub namespaces: BTreeMap<String, Namespace>,
+    /// `[networks]`: names that rules use for them.
+    pub networks: BTreeMap<String, Arc<[IpNet]>>,
+    /// `[paths]`: names that rules use for them.
+    pub paths: BTreeMap<String, Arc<[Pattern]>>,
 }
 
 /// `[gateway]`: where the gate listens and whom it believes.

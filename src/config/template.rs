@@ -102,6 +102,12 @@ directory = "logs"
 # readable = ["../shared"]             # beside the application's own directory, Python and the system's libraries
 # writable = ["../uploads"]            # beside `data`
 # confined = true                      # false: workers may do whatever their user may
+
+# What rules of policies would otherwise repeat: from = "office", path = "assets".
+# [networks]
+# office = ["10.0.0.0/8", "2001:db8::/32"]
+# [paths]
+# assets = ["/static/**", "/favicon.ico"]
 "#
     )
 }

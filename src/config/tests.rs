@@ -101,6 +101,13 @@ confined = false
 MODE = "production"
 
 [namespace.other]
+
+[networks]
+office = ["10.0.0.0/8", "2001:db8::/32"]
+gate = "192.0.2.7"
+
+[paths]
+assets = ["/static/**", "/favicon.ico"]
 "#;
 
 #[test]
@@ -119,6 +126,14 @@ fn every_key_is_read() {
     assert_eq!(config.security.level, SecurityLevel::Minimal);
     assert_eq!(config.security.methods, MethodSet::NONE.with(Method::Password));
     assert_eq!(config.tokens.issuer, "https://gate.example.org");
+    assert_eq!(
+        (config.networks["office"].len(), config.networks["gate"][0].to_string()),
+        (2, "192.0.2.7/32".to_owned())
+    );
+    assert_eq!(
+        config.paths["assets"].iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["/static/**", "/favicon.ico"]
+    );
     let limits = config.limits;
     assert_eq!((limits.header_bytes, limits.headers, limits.body_bytes), (32 << 10, 64, 1 << 30));
     assert_eq!((limits.connections, limits.queue), (500, 10));
@@ -207,7 +222,10 @@ fn the_template_loads_and_says_the_defaults() {
         assert_eq!(format!("{full:?}"), format!("{config:?}"));
         let example = text.split_once("has one of its own, named like it.\n").unwrap().1;
         let example: String = example.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
-        assert_eq!(good(&example).namespaces.len(), 1);
+        let example = example.replace("What rules", "# What rules");
+        let example = good(&example);
+        let sizes = (example.namespaces.len(), example.networks["office"].len(), example.paths["assets"].len());
+        assert_eq!(sizes, (1, 2, 2));
     }
 }
 
@@ -219,7 +237,7 @@ fn every_slip_in_every_key_is_reported_where_it_stands() {
         let Some(word) = line.trim_matches(['[', ']']).split([' ', '.']).next().filter(|word| !word.is_empty()) else {
             continue;
         };
-        if ["MODE"].contains(&word) || (header && ["tls", "namespace"].contains(&word)) {
+        if ["MODE", "office", "gate", "assets"].contains(&word) || (header && ["tls", "namespace"].contains(&word)) {
             continue;
         }
         let column = 1 + line.find(word).unwrap();
@@ -296,4 +314,18 @@ fn files_that_cannot_be_read_say_why() {
     let latin1 = refused("latin1.toml");
     assert_eq!((latin1.line, latin1.column), (2, 14), "{}", render(std::slice::from_ref(&latin1), false));
     assert!(latin1.message.contains("byte 0xe9"));
+}
+
+#[test]
+fn groups_have_names_that_are_nothing_else_and_something_in_them() {
+    for (text, words) in [
+        ("[networks]\nOffice = \"10.0.0.0/8\"\n", "`Office` is not the name of a group"),
+        ("[networks]\n\"10\" = \"10.0.0.0/8\"\n", "`10` is not the name of a group"),
+        ("[networks]\noffice = []\n", "the group `office` is empty"),
+        ("[networks]\noffice = \"10.0.0.1/8\"\n", "did you mean `10.0.0.0/8`?"),
+        ("[paths]\nassets = \"static\"\n", "`static` is not a path: it does not begin with `/`"),
+        ("[paths]\nassets = [\"/a\", \"/b*\"]\n", "never a part of one"),
+    ] {
+        check(text, &[words, "portcullis.toml:2:"]);
+    }
 }

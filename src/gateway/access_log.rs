@@ -63,6 +63,8 @@ pub struct Record {
     pub allowed: bool,
     /// Why it was refused; `None` when it was not.
     pub reason: Option<Reason>,
+    /// Why it would have been refused, had the rules that only report been enforced, and which would have decided.
+    pub would_refuse: Option<(Reason, Option<RuleId>)>,
     /// What the client got.
     pub status: u16,
     /// Wait in the worker, microseconds.
@@ -132,13 +134,10 @@ impl AccessLog {
         };
         put_optional(out, "decision", Some(decision));
         put_optional(out, "reason", record.reason.map(Reason::id));
-        if let Some(rule) = &record.rule {
-            put_optional(out, "rule", Some(&rule.file));
-            // Inside the string: `policies/notes.toml:12`.
-            out.pop();
-            out.push(b':');
-            out.extend_from_slice(itoa::Buffer::new().format(rule.line).as_bytes());
-            out.push(b'"');
+        put_rule(out, "rule", record.rule.as_ref());
+        if let Some((reason, rule)) = &record.would_refuse {
+            put_optional(out, "would_refuse", Some(reason.id()));
+            put_rule(out, "would_refuse_rule", rule.as_ref());
         }
         put_number(out, "duration_us", u64::try_from(record.started.elapsed().as_micros()).unwrap_or(u64::MAX));
         put_number(out, "queue_us", record.queued_us.into());
@@ -172,6 +171,17 @@ fn put_optional(out: &mut Vec<u8>, name: &str, value: Option<&str>) {
         put_name(out, name);
         put_text(out, value);
     }
+}
+
+/// `policies/notes.toml:12`
+fn put_rule(out: &mut Vec<u8>, name: &str, rule: Option<&RuleId>) {
+    let Some(rule) = rule else { return };
+    put_optional(out, name, Some(&rule.file));
+    // Inside the string.
+    out.pop();
+    out.push(b':');
+    out.extend_from_slice(itoa::Buffer::new().format(rule.line).as_bytes());
+    out.push(b'"');
 }
 
 fn put_number(out: &mut Vec<u8>, name: &str, value: u64) {

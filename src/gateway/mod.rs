@@ -105,6 +105,9 @@ impl Thread {
         let permit = policy::decide(app, target, &question).map_err(|denial| denied(denial, hidden))?;
         record.rule = permit.rule().cloned();
         record.allowed = true;
+        if let Some(denial) = permit.would_refuse() {
+            self.audit_report(denial, record);
+        }
 
         let request_id = record.request.clone();
         let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
@@ -230,6 +233,7 @@ impl Thread {
             rule: None,
             allowed: false,
             reason: None,
+            would_refuse: None,
             status: 0,
             queued_us: 0,
         }
@@ -247,6 +251,17 @@ impl Thread {
             .details(serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }));
         refused.rule = record.rule.as_ref().map(ToString::to_string);
         self.audit(refused, record);
+    }
+
+    /// A rule with `mode = "report"` would have refused what is let through.
+    fn audit_report(&self, denial: &Denial, record: &mut Record) {
+        record.would_refuse = Some((denial.reason, denial.rule.clone()));
+        let actor = record.principal.as_deref().unwrap_or("anonymous");
+        let mut reported = AuditRecord::new(self.clock.now(), event::WOULD_REFUSE, actor)
+            .target(audited_target(&record.method, &record.path))
+            .details(serde_json::json!({ "request": record.request, "reason": denial.reason.id() }));
+        reported.rule = denial.rule.as_ref().map(ToString::to_string);
+        self.audit(reported, record);
     }
 
     fn audit_sign_in(&self, principal: &Principal, record: &Record) {

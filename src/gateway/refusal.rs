@@ -211,6 +211,7 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::DeniedByRule
         | Reason::NotAllowedByRule
         | Reason::NetworkNotAllowed
+        | Reason::SecondFactorRequired
         | Reason::DeniedByDefault => StatusCode::FORBIDDEN,
         Reason::NoApplication | Reason::ApplicationDisabled | Reason::NoFile => StatusCode::NOT_FOUND,
         Reason::HttpMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
@@ -259,6 +260,7 @@ const fn sentence(reason: Reason) -> &'static str {
         Reason::StoreUnavailable => "Your credentials cannot be checked at the moment.",
         Reason::DeniedByRule | Reason::NotAllowedByRule | Reason::DeniedByDefault => "You may not do this.",
         Reason::NetworkNotAllowed => "You may not do this from where you are.",
+        Reason::SecondFactorRequired => "This needs a second factor, and none was used.",
         Reason::AuditUnavailable => "Nothing is served while the audit cannot be written.",
         Reason::HttpMethodRefused => "This method is not supported here.",
         Reason::BodyTooLarge => "What was sent is larger than this application accepts.",

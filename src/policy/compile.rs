@@ -1,19 +1,22 @@
 //! From policies as written to applications as meant: defaults filled in, paths made absolute, and everything refused
 //! that contradicts itself, another rule, another file or the system.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use http::Method as Verb;
 
 use super::{
-    Application, Context, Default_, Interface, Loaded, Python, Rules, ServeFiles,
+    Application, Context, Default_, Expectation, Interface, Loaded, Python, Rules, ServeFiles,
     document::{self, App, At, Document, WrittenRule},
-    rule::{Effect, Pattern, Rule, Trie, Who, list},
+    judge::Tries,
+    lint,
+    rule::{Effect, Named, Rule, list},
+    trie::{Leaf, Trie, Verbs},
 };
 use crate::{
-    model::{Method, MethodSet, RuleId, SecurityLevel},
-    target::Mount,
-    written::{File, Problem, Severity, Source, Value, absolute, is_namespace, nearest},
+    model::{MethodSet, RuleId, SecurityLevel},
+    target::{Mount, Pattern},
+    written::{File, Problem, Severity, Source, Table, Value, absolute, is_namespace, nearest},
 };
 
 /// Reads all policy files. A mistake in one is a mistake in all: half a set of policies is not what anybody reviewed.
@@ -24,13 +27,17 @@ pub fn load(sources: &[Source], context: Context<'_>) -> Loaded {
     let (mut applications, mut problems) = (Vec::<Loading>::new(), Vec::new());
     for source in sources {
         let (loading, found) = File::new(Arc::clone(&source.file), &source.text).read(|root| {
-            let document = document::read(root);
-            compile(document, source, context)
+            let document = document::read(root, context);
+            compile(root, document, source, context)
         });
         problems.extend(found);
         let Some(loading) = loading else { continue };
         problems.extend(applications.iter().filter_map(|earlier| clash(earlier, &loading)));
         applications.push(loading);
+    }
+    // What follows from a mistake is no news.
+    if !problems.iter().any(Problem::is_error) {
+        problems.extend(applications.iter().flat_map(|loading| unkept(loading, &applications, context)));
     }
     if problems.iter().any(Problem::is_error) {
         return Err(problems);
@@ -44,6 +51,25 @@ struct Loading {
     name: Problem,
     /// Whether the namespace was written down or follows from the name.
     namespace_written: bool,
+    expectations: Vec<Expectation>,
+}
+
+/// What a policy expects of itself and does not keep, once it is known which paths other applications own.
+fn unkept(loading: &Loading, all: &[Loading], context: Context<'_>) -> Vec<Problem> {
+    let app = &loading.application;
+    let owner = |expectation: &Expectation| {
+        let owns = |other: &&Loading| other.application.mount.split(expectation.target().path()).is_some();
+        all.iter().filter(owns).max_by_key(|other| other.application.name.len()).map(|other| &other.application)
+    };
+    let unkept = |expectation: &Expectation| match owner(expectation) {
+        Some(owner) if owner.mount == app.mount => expectation.failures(app, context.system),
+        owner => {
+            let whose = owner.map_or_else(|| "no application".to_owned(), |owner| owner.name.to_string());
+            let message = format!("`{}` is a path of {whose}, not of {}", expectation.request, app.name);
+            vec![expectation.problem(message).help("an [[expect]] is about the application of its own file")]
+        }
+    };
+    loading.expectations.iter().flat_map(unkept).collect()
 }
 
 fn clash(earlier: &Loading, later: &Loading) -> Option<Problem> {
@@ -65,8 +91,8 @@ fn clash(earlier: &Loading, later: &Loading) -> Option<Problem> {
     None
 }
 
-fn compile(document: Document<'_>, source: &Source, context: Context<'_>) -> Option<Loading> {
-    let Document { app, rules } = document;
+fn compile(root: &Table<'_>, document: Document<'_>, source: &Source, context: Context<'_>) -> Option<Loading> {
+    let Document { app, rules, expectations } = document;
     if let Some((methods, value)) = &app.methods {
         warn_of_forbidden(*methods, context.system, value);
     }
@@ -74,11 +100,20 @@ fn compile(document: Document<'_>, source: &Source, context: Context<'_>) -> Opt
     let mount = app.name.as_ref().map(|(mount, _)| mount);
     rules.iter().for_each(|rule| check_rule(rule, allowed, context.system, mount));
     check_overlaps(&rules, &source.file);
-    let rules = compile_rules(rules, &source.file);
-    application(app, rules, source, context)
+    let compiled = compile_rules(&rules, &source.file);
+    if root.is_clean() {
+        lint::policy(&rules, &compiled, app.default.as_ref(), allowed, context);
+    }
+    application(app, compiled, expectations, source, context)
 }
 
-fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>) -> Option<Loading> {
+fn application(
+    app: App<'_>,
+    rules: Rules,
+    expectations: Vec<Expectation>,
+    source: &Source,
+    context: Context<'_>,
+) -> Option<Loading> {
     let namespace_written = app.namespace.is_some();
     let namespace = app.namespace.as_ref().map(|namespace| declared(namespace, context));
     let directory = app.directory.as_ref().map(|directory| existing(directory, source, context));
@@ -92,6 +127,7 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
             "leave stream_bodies out: an ASGI application needs bodies with a length",
         );
     }
+    let default = default(app.default, app.name.as_ref(), context.level);
     // Everything was looked at; from here on a gap means that a problem was reported.
     let (mount, name) = app.name?;
     let namespace = namespace.unwrap_or_else(|| implicit_namespace(&mount, &name));
@@ -109,7 +145,7 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
         serve_files: app.serve_files.unwrap_or(ServeFiles::No),
         workers: app.workers.unwrap_or(1),
         threads: app.threads.unwrap_or(4),
-        default: app.default.unwrap_or(Default_::Deny),
+        default,
         enabled: app.enabled.unwrap_or(true),
         app_roles: app.app_roles,
         pass_authorization: app.pass_authorization.unwrap_or(false),
@@ -130,7 +166,20 @@ fn application(app: App<'_>, rules: Rules, source: &Source, context: Context<'_>
         rules,
         mount,
     };
-    Some(Loading { application, name: name.problem(Severity::Error, ""), namespace_written })
+    Some(Loading { application, name: name.problem(Severity::Error, ""), namespace_written, expectations })
+}
+
+/// What is not written is denied; where everything is locked down, that has to be somebody's decision.
+fn default(written: Option<At<'_, Default_>>, name: Option<&At<'_, Mount>>, level: SecurityLevel) -> Default_ {
+    match (written, name) {
+        (Some((default, _)), _) => return default,
+        (None, Some((mount, value))) if level == SecurityLevel::LockedDown => value.error(
+            format!("{} has no `default`, and at security level {level} it has to be written", mount.as_str()),
+            "what holds where no rule matches: default = \"deny\", \"signed-in\" or \"role:NAME\"",
+        ),
+        (None, _) => {}
+    }
+    Default_::Deny
 }
 
 /// A word alone is a name, whatever lies beside the file: `python3.12`, `notes`. With a slash, or a dot at its
@@ -205,8 +254,13 @@ fn warn_of_forbidden(methods: MethodSet, system: MethodSet, value: &Value<'_>) {
 }
 
 fn check_rule(rule: &WrittenRule<'_>, allowed: MethodSet, system: MethodSet, mount: Option<&Mount>) {
-    if let Some((pattern, value)) = &rule.path {
-        warn_of_mount(pattern, mount, value);
+    for (i, (place, value)) in rule.paths.iter().enumerate() {
+        if rule.paths[..i].iter().any(|(other, _)| other == place) {
+            value.error(format!("`{place}` stands twice in this rule"), "once is enough");
+        }
+        if let Named::One(pattern) = place {
+            warn_of_mount(pattern, mount, value);
+        }
     }
     let Some((auth, value)) = rule.auth.as_ref().filter(|_| rule.effect == Effect::Allow) else { return };
     let beyond = auth.without(allowed);
@@ -218,13 +272,6 @@ fn check_rule(rule: &WrittenRule<'_>, allowed: MethodSet, system: MethodSet, mou
     } else if auth.and(system).is_empty() {
         let help = "whatever this rule decides is refused with method-not-permitted; see [security] in portcullis.toml";
         value.warning(format!("the system policy forbids: {auth}"), help);
-    }
-    let signed_in_only = !rule.who.is_empty() && rule.who.iter().all(|who| !matches!(who, Who::Anyone | Who::Role(_)));
-    if *auth == MethodSet::NONE.with(Method::Unauthenticated) && signed_in_only {
-        value.error(
-            format!("nobody can be {} without having authenticated", list(&rule.who)),
-            "leave `auth` out, or write who = \"anyone\"",
-        );
     }
 }
 
@@ -242,67 +289,106 @@ fn warn_of_mount(pattern: &Pattern, mount: Option<&Mount>, value: &Value<'_>) {
     );
 }
 
-/// Two allows for one path have to share the methods out between them, or the order of lines would decide.
+/// Two allows for one path have to share the methods out between them, or the order of lines would decide. Other
+/// patterns that match one path are never equally specific: where they first differ, one has a literal, or one a `*`.
 fn check_overlaps(rules: &[WrittenRule<'_>], file: &str) {
-    let allows: Vec<_> = rules.iter().filter(|rule| rule.effect == Effect::Allow).collect();
-    for (i, later) in allows.iter().enumerate() {
-        let Some((pattern, value)) = &later.path else { continue };
-        let same = |earlier: &&&WrittenRule<'_>| earlier.path.as_ref().is_some_and(|(other, _)| other == pattern);
-        for earlier in allows[..i].iter().filter(same) {
-            let Some(both) = overlap(earlier.verbs.as_deref(), later.verbs.as_deref()) else { continue };
-            value.error(
-                format!("two allows for `{pattern}` and {both}: lines {} and {} of {file}", earlier.line, later.line),
-                "one has to go, or their `methods` have to differ",
-            );
+    let mut seen = HashMap::<(bool, &Pattern), Vec<(usize, &WrittenRule<'_>)>>::new();
+    for (number, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.effect == Effect::Allow) {
+        for (place, value) in &rule.paths {
+            for pattern in place.members() {
+                let earlier = seen.entry((rule.reports, pattern)).or_default();
+                if earlier.iter().any(|(other, _)| *other == number) {
+                    continue;
+                }
+                for (_, other) in earlier.iter() {
+                    let Some(both) = overlap(other.verbs.as_deref(), rule.verbs.as_deref()) else { continue };
+                    value.error(
+                        format!(
+                            "two allows for `{pattern}` and {both}: lines {} and {} of {file}",
+                            other.line, rule.line
+                        ),
+                        "one has to go, or their `methods` have to differ",
+                    );
+                }
+                earlier.push((number, rule));
+            }
         }
     }
 }
 
-fn overlap(first: Option<&[Verb]>, second: Option<&[Verb]>) -> Option<String> {
+fn overlap(first: Option<&[At<'_, Verb>]>, second: Option<&[At<'_, Verb>]>) -> Option<String> {
     let both: Vec<_> = match (first, second) {
         (None, None) => return Some("every method".to_owned()),
-        (Some(verbs), None) | (None, Some(verbs)) => verbs.iter().collect(),
-        (Some(first), Some(second)) => second.iter().filter(|verb| first.contains(verb)).collect(),
+        (Some(verbs), None) | (None, Some(verbs)) => verbs.iter().map(|(verb, _)| verb).collect(),
+        (Some(first), Some(second)) => {
+            let in_first = |verb: &&Verb| first.iter().any(|(other, _)| other == *verb);
+            second.iter().map(|(verb, _)| verb).filter(in_first).collect()
+        }
     };
     (!both.is_empty()).then(|| list(&both))
 }
 
-fn compile_rules(written: Vec<WrittenRule<'_>>, file: &Arc<str>) -> Rules {
-    let mut rules: Vec<Rule> = written.into_iter().filter_map(|rule| compile_rule(rule, file)).collect();
-    imply(&mut rules);
-    let of = |effect| rules.iter().enumerate().filter(move |(_, rule)| rule.effect == effect);
-    let trie = |effect| Trie::new(of(effect).map(|(number, rule)| (number, &rule.pattern)));
-    let (allow, deny) = (trie(Effect::Allow), trie(Effect::Deny));
-    Rules { rules, allow, deny }
+fn compile_rules(written: &[WrittenRule<'_>], file: &Arc<str>) -> Rules {
+    let rules: Vec<Rule> = written.iter().map(|rule| compile_rule(rule, file)).collect();
+    let enforced: Vec<usize> = (0..rules.len()).filter(|&number| !rules[number].reports).collect();
+    let trial = (enforced.len() < rules.len()).then(|| {
+        // Those that report come first: they stand in for enforced ones with the same path.
+        let mut all: Vec<usize> = (0..rules.len()).collect();
+        all.sort_by_key(|&number| !rules[number].reports);
+        tries(&rules, &all)
+    });
+    Rules { enforced: tries(&rules, &enforced), trial, rules }
 }
 
-/// A rule without a path was reported, so leaving it out here lets nobody past anything.
-fn compile_rule(rule: WrittenRule<'_>, file: &Arc<str>) -> Option<Rule> {
-    let (pattern, _) = rule.path?;
-    Some(Rule {
-        id: RuleId { file: Arc::clone(file), line: rule.line },
-        effect: rule.effect,
-        pattern,
-        verbs: rule.verbs.map(Into::into),
-        implied: Vec::new(),
-        who: rule.who.into(),
-        unless_who: rule.unless_who.into(),
-        auth: rule.auth.map(|(auth, _)| auth),
-        from: rule.from.into(),
-    })
+fn tries(rules: &[Rule], numbers: &[usize]) -> Tries {
+    let leaves = |effect| {
+        let of = numbers.iter().copied().filter(|&number| rules[number].effect == effect).collect::<Vec<_>>();
+        let named = named(rules, &of);
+        Trie::new(of.into_iter().flat_map(|number| {
+            let rule = &rules[number];
+            let named = &named;
+            rule.patterns()
+                .map(move |pattern| (pattern, Leaf { rule: number, verbs: covered(rule, named.get(pattern)) }))
+        }))
+    };
+    Tries { allow: leaves(Effect::Allow), deny: leaves(Effect::Deny) }
+}
+
+/// The HTTP methods that rules name at each pattern.
+fn named<'r>(rules: &'r [Rule], numbers: &[usize]) -> HashMap<&'r Pattern, Vec<&'r Verb>> {
+    let mut named = HashMap::<_, Vec<_>>::new();
+    for rule in numbers.iter().map(|&number| &rules[number]) {
+        for pattern in rule.patterns() {
+            named.entry(pattern).or_default().extend(rule.verbs.iter().flatten());
+        }
+    }
+    named
 }
 
 /// GET covers HEAD and OPTIONS: for a deny always, for an allow unless another at the same path names them.
-fn imply(rules: &mut [Rule]) {
-    let mut named = BTreeMap::<String, Vec<Verb>>::new();
-    for rule in rules.iter().filter(|rule| rule.effect == Effect::Allow) {
-        named.entry(rule.pattern.to_string()).or_default().extend(rule.verbs.iter().flatten().cloned());
+fn covered(rule: &Rule, named: Option<&Vec<&Verb>>) -> Verbs {
+    let Some(verbs) = rule.verbs.as_deref() else { return Verbs::All };
+    let mut covered = verbs.to_vec();
+    if verbs.contains(&Verb::GET) {
+        let taken = |verb: &Verb| rule.effect == Effect::Allow && named.is_some_and(|named| named.contains(&verb));
+        covered.extend([Verb::HEAD, Verb::OPTIONS].into_iter().filter(|verb| !taken(verb)));
     }
-    for rule in rules.iter_mut().filter(|rule| rule.verbs.as_ref().is_some_and(|verbs| verbs.contains(&Verb::GET))) {
-        let taken = match rule.effect {
-            Effect::Allow => named.get(&rule.pattern.to_string()).map(Vec::as_slice).unwrap_or_default(),
-            Effect::Deny => rule.verbs.as_deref().unwrap_or_default(),
-        };
-        rule.implied = [Verb::HEAD, Verb::OPTIONS].into_iter().filter(|verb| !taken.contains(verb)).collect();
+    Verbs::of(Some(&covered))
+}
+
+/// A rule without a path was reported, so that it holds nowhere lets nobody past anything.
+fn compile_rule(rule: &WrittenRule<'_>, file: &Arc<str>) -> Rule {
+    let plain = |written: &[At<'_, _>]| written.iter().map(|(who, _): &At<'_, super::Who>| who.clone()).collect();
+    Rule {
+        id: RuleId { file: Arc::clone(file), line: rule.line },
+        effect: rule.effect,
+        reports: rule.reports,
+        paths: rule.paths.iter().map(|(place, _)| place.clone()).collect(),
+        verbs: rule.verbs.as_ref().map(|verbs| verbs.iter().map(|(verb, _)| verb.clone()).collect()),
+        who: plain(&rule.who),
+        unless_who: plain(&rule.unless_who),
+        auth: rule.auth.as_ref().map(|(auth, _)| *auth),
+        mfa: rule.mfa.as_ref().map(|(age, _)| *age),
+        from: rule.from.clone().into(),
     }
 }

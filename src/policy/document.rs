@@ -1,18 +1,19 @@
 //! A policy file as written: every key there is, read with its place. What the keys mean together is [`super::compile`]'s.
 
-use std::{collections::BTreeMap, fmt, ops::RangeInclusive, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use http::Method as Verb;
 use ipnet::IpNet;
 
 use super::{
-    Default_, Interface, ServeFiles,
-    rule::{Effect, Pattern, Who},
+    Context, Default_, Interface, ServeFiles,
+    expect::{self, Expectation},
+    rule::{Effect, Named, Who},
 };
 use crate::{
     model::{Method, MethodSet, Name},
-    target::Mount,
-    written::{Table, Value, environment, nearest, parse_network},
+    target::{Mount, Pattern},
+    written::{Table, Value, environment, nearest, parse_network, shown},
 };
 
 /// A thing and the value it was read from, for what is found out about it later.
@@ -23,6 +24,8 @@ pub(super) struct Document<'f> {
     pub app: App<'f>,
     /// In the order of the file.
     pub rules: Vec<WrittenRule<'f>>,
+    /// What the file says of itself.
+    pub expectations: Vec<Expectation>,
 }
 
 /// `[app]`. `None` stands for a key that is absent or was reported.
@@ -39,7 +42,7 @@ pub(super) struct App<'f> {
     pub serve_files: Option<ServeFiles>,
     pub workers: Option<u16>,
     pub threads: Option<u16>,
-    pub default: Option<Default_>,
+    pub default: Option<At<'f, Default_>>,
     pub enabled: Option<bool>,
     pub app_roles: Vec<Name>,
     pub pass_authorization: Option<bool>,
@@ -62,12 +65,15 @@ pub(super) struct App<'f> {
 pub(super) struct WrittenRule<'f> {
     pub effect: Effect,
     pub line: u32,
-    pub path: Option<At<'f, Pattern>>,
-    pub verbs: Option<Vec<Verb>>,
-    pub who: Vec<Who>,
-    pub unless_who: Vec<Who>,
+    pub reports: bool,
+    /// None when it is absent or was reported.
+    pub paths: Vec<At<'f, Named<Pattern>>>,
+    pub verbs: Option<Vec<At<'f, Verb>>>,
+    pub who: Vec<At<'f, Who>>,
+    pub unless_who: Vec<At<'f, Who>>,
     pub auth: Option<At<'f, MethodSet>>,
-    pub from: Vec<IpNet>,
+    pub mfa: Option<At<'f, Duration>>,
+    pub from: Vec<Named<IpNet>>,
 }
 
 /// Worker processes of one application; more than this is a misplaced digit.
@@ -83,31 +89,32 @@ const MAX_MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Time-outs of one application.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
 
-/// Rules of one policy: nobody reviews more, and comparing them with each other costs the square of their number.
+/// Rules and expectations of one policy: nobody reviews more, and comparing them with each other costs the square of their number.
 const RULES_MOST: usize = 2000;
+/// A second factor used this long ago still counts: less is asked for anew at every click, more is none.
+const SECOND_FACTOR: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(90 * 24);
 
 /// Reads the root of a policy file.
-pub(super) fn read<'f>(root: &Table<'f>) -> Document<'f> {
-    root.unsupported("expect");
+pub(super) fn read<'f>(root: &Table<'f>, context: Context<'_>) -> Document<'f> {
     let app = root.table("app");
     if !app.is_present() {
         root.required("app", "a policy begins with [app] and says what the application is");
     }
-    let count = root.count("allow") + root.count("deny");
+    let count = ["allow", "deny", "expect"].map(|key| root.count(key)).iter().sum::<usize>();
     if count > RULES_MOST {
         let help = "is it the right file? `*`, `**` and roles say much in one rule";
-        root.error(format!("{count} rules are more than the {RULES_MOST} that a policy may have"), help);
-        return Document { app: read_app(&app), rules: Vec::new() };
+        root.error(format!("{count} rules and expectations are more than the {RULES_MOST} that a policy may have"), help);
+        return Document { app: read_app(&app), rules: Vec::new(), expectations: Vec::new() };
     }
-    let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow)).collect();
-    rules.extend(root.tables("deny").iter().map(|table| rule(table, Effect::Deny)));
+    let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow, context)).collect();
+    rules.extend(root.tables("deny").iter().map(|table| rule(table, Effect::Deny, context)));
     rules.sort_by_key(|rule| rule.line);
-    Document { app: read_app(&app), rules }
+    let expectations = root.tables("expect").iter().filter_map(expect::read).collect();
+    Document { app: read_app(&app), rules, expectations }
 }
 
 fn read_app<'f>(app: &Table<'f>) -> App<'f> {
     app.unsupported("limit");
-    app.unsupported("mode");
     let required = |key, help| if app.is_present() { app.required(key, help) } else { None };
     let flag = |key| app.value(key).and_then(|value| value.boolean());
     let timeout = |key| app.value(key).and_then(|value| value.duration(TIMEOUT));
@@ -132,7 +139,9 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
         serve_files: app.value("serve_files").and_then(|value| value.word("a way to serve files", &SERVE_FILES)),
         workers: count("workers", WORKERS),
         threads: count("threads", THREADS),
-        default: app.value("default").and_then(|value| value.parse(default, DEFAULT_HELP)),
+        default: app
+            .value("default")
+            .and_then(|value| value.parse(default, DEFAULT_HELP).map(|default| (default, value))),
         enabled: flag("enabled"),
         app_roles: app.value("app_roles").map(|value| roles(&value)).unwrap_or_default(),
         pass_authorization: flag("pass_authorization"),
@@ -158,34 +167,76 @@ const SERVE_FILES: [(&str, ServeFiles); 3] =
 const DEFAULT_HELP: &str = "one of: deny, signed-in, anyone, role:NAME";
 const WHO_HELP: &str = "one of: anyone, signed-in, role:NAME, user:NAME, service:NAME, token:ID";
 
-fn rule<'f>(table: &Table<'f>, effect: Effect) -> WrittenRule<'f> {
-    table.unsupported("mfa");
+fn rule<'f>(table: &Table<'f>, effect: Effect, context: Context<'_>) -> WrittenRule<'f> {
     table.unsupported("limit");
-    table.unsupported("mode");
-    let path = table.required("path", "what it is about, relative to the mount: path = \"/admin/**\"");
-    let (who, unless_who) = match effect {
+    let paths = table.required("path", "what it is about, relative to the mount: path = \"/admin/**\"");
+    let (who, unless_who, mfa) = match effect {
         Effect::Allow => {
-            (table.required("who", "whom it lets in: who = \"role:admin\", or \"signed-in\", or \"anyone\""), None)
+            let who = table.required("who", "whom it lets in: who = \"role:admin\", or \"signed-in\", or \"anyone\"");
+            (who, None, table.value("mfa"))
         }
-        Effect::Deny => (table.value("who"), table.value("unless_who")),
+        Effect::Deny => (table.value("who"), table.value("unless_who"), None),
     };
-    let unless_who = unless_who.map(|value| spared(&value)).unwrap_or_default();
     WrittenRule {
         effect,
         line: table.line(),
-        path: path
-            .and_then(|value| value.parse(pattern, "such as /admin, /orders/* or /admin/**").map(|path| (path, value))),
-        verbs: table.value("methods").map(|value| all(&value, verb)),
-        who: who.map(|value| all(&value, who_of)).unwrap_or_default(),
-        unless_who,
+        reports: table.value("mode").and_then(|value| value.word("a mode", &MODES)).unwrap_or(false),
+        paths: paths.map(|value| all(&value, |value| at(place(value, context), value))).unwrap_or_default(),
+        verbs: table.value("methods").map(|value| all(&value, |value| at(verb(value), value))),
+        who: who.map(|value| all(&value, |value| at(who_of(value), value))).unwrap_or_default(),
+        unless_who: unless_who.map(|value| spared(&value)).unwrap_or_default(),
         auth: table.value("auth").and_then(methods),
-        from: table.value("from").map(|value| all(&value, network)).unwrap_or_default(),
+        mfa: mfa.and_then(|value| value.duration(SECOND_FACTOR).map(|age| (age, value))),
+        from: table.value("from").map(|value| all(&value, |value| origin(value, context))).unwrap_or_default(),
     }
+}
+
+const MODES: [(&str, bool); 2] = [("enforce", false), ("report", true)];
+
+fn at<'f, T>(read: Option<T>, value: &Value<'f>) -> Option<At<'f, T>> {
+    read.map(|read| (read, value.clone()))
+}
+
+/// A path, or the name of a group of them.
+fn place(value: &Value<'_>, context: Context<'_>) -> Option<Named<Pattern>> {
+    let text = value.string()?;
+    if text.starts_with('/') || text.is_empty() {
+        return value.parse(pattern, "such as /admin, /orders/* or /admin/**").map(Named::One);
+    }
+    let otherwise = format!("a path begins with a slash: `/{}`", shown(text));
+    group(value, text, context.paths, "paths", &otherwise)
+}
+
+/// A network, or the name of a group of them.
+fn origin(value: &Value<'_>, context: Context<'_>) -> Option<Named<IpNet>> {
+    let text = value.string()?;
+    if !text.starts_with(|c: char| c.is_ascii_alphabetic()) || text.contains([':', '/']) {
+        return network(value).map(Named::One);
+    }
+    group(value, text, context.networks, "networks", "networks are such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32")
+}
+
+fn group<T>(
+    value: &Value<'_>,
+    name: &str,
+    groups: &BTreeMap<String, Arc<[T]>>,
+    table: &str,
+    otherwise: &str,
+) -> Option<Named<T>> {
+    if let Some(members) = groups.get(name) {
+        return Some(Named::Group { name: name.into(), members: Arc::clone(members) });
+    }
+    let help = match nearest(name, groups.keys().map(String::as_str)) {
+        Some(meant) => format!("did you mean `{meant}`?"),
+        None => format!("declare it under [{table}] in portcullis.toml; {otherwise}"),
+    };
+    value.error(format!("there is no group of {table} `{}`", shown(name)), help);
+    None
 }
 
 /// Every item of a list that may be written without brackets; an empty one is a mistake, because it could be read as
 /// "nobody" and as "no restriction".
-fn all<T>(value: &Value<'_>, read: impl Fn(&Value<'_>) -> Option<T>) -> Vec<T> {
+fn all<'f, T>(value: &Value<'f>, read: impl Fn(&Value<'f>) -> Option<T>) -> Vec<T> {
     let items = value.items();
     if items.is_empty() {
         value.error(format!("`{}` is an empty list", value.key()), "leave the key out, or say what it is about");
@@ -254,9 +305,9 @@ fn default(text: &str) -> Result<Default_, String> {
     }
 }
 
-fn spared(value: &Value<'_>) -> Vec<Who> {
-    let spared = all(value, who_of);
-    if spared.contains(&Who::Anyone) {
+fn spared<'f>(value: &Value<'f>) -> Vec<At<'f, Who>> {
+    let spared = all(value, |value| at(who_of(value), value));
+    if spared.iter().any(|(who, _)| *who == Who::Anyone) {
         value.error("a deny that spares anyone never denies", "say whom it spares, or leave the deny out");
     }
     spared
@@ -266,7 +317,7 @@ fn who_of(value: &Value<'_>) -> Option<Who> {
     value.parse(who, WHO_HELP)
 }
 
-fn who(text: &str) -> Result<Who, String> {
+pub(super) fn who(text: &str) -> Result<Who, String> {
     match text {
         "anyone" => return Ok(Who::Anyone),
         "signed-in" => return Ok(Who::SignedIn),
@@ -300,11 +351,14 @@ fn not_one_of<const N: usize>(what: &str, text: &str, words: [&str; N]) -> Strin
 
 /// HTTP methods are case-sensitive, and none in use has a lower-case letter: `get` would never match.
 fn verb(value: &Value<'_>) -> Option<Verb> {
-    let verb = |text: &str| match text.to_ascii_uppercase() {
+    value.parse(verb_of, "in capitals: methods = [\"GET\", \"POST\"]")
+}
+
+pub(super) fn verb_of(text: &str) -> Result<Verb, String> {
+    match text.to_ascii_uppercase() {
         upper if upper != text => Err(format!("is not an HTTP method; did you mean `{upper}`?")),
         _ => Verb::from_bytes(text.as_bytes()).map_err(|_| "is not an HTTP method".to_owned()),
-    };
-    value.parse(verb, "in capitals: methods = [\"GET\", \"POST\"]")
+    }
 }
 
 fn network(value: &Value<'_>) -> Option<IpNet> {

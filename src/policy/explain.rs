@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     Application, Default_, Effect, Question,
-    judge::{self, Refusal, Step, Trace},
+    judge::{self, Refusal, Step, Trace, Tries},
     rule::{Rule, list},
 };
 use crate::{
@@ -49,6 +49,19 @@ pub struct Explanation {
     pub sign_in: Vec<&'static str>,
     /// What would change the answer.
     pub hints: Vec<String>,
+    /// What would have come instead, had the rules that only report been enforced.
+    pub would_refuse: Option<WouldRefuse>,
+}
+
+/// What a request would have got, had the rules that only report been enforced.
+#[derive(Debug, Clone, Serialize)]
+pub struct WouldRefuse {
+    /// 401 or 403.
+    pub status: u16,
+    /// The reason id.
+    pub reason: &'static str,
+    /// What would have decided.
+    pub decided_by: String,
 }
 
 /// What one rule had to do with a verdict.
@@ -66,11 +79,16 @@ pub struct RuleStep {
 
 impl Explanation {
     pub(super) fn new(app: &Application, target: &Target, q: &Question<'_>) -> Self {
-        let mut heard = Heard { begun: false, steps: vec![None; app.rules.rules.len()] };
-        let (path_info, outcome) = match app.mount.split(target.path()) {
-            Some((_, path_info)) => (path_info, judge::judge(app, path_info, q, &mut heard)),
-            None => ("", Err(Refusal { reason: Reason::NoApplication, rule: None, sign_in: None })),
+        let judged = |tries: &Tries| {
+            let mut heard = Heard { begun: false, steps: vec![None; app.rules.rules.len()] };
+            let (path_info, outcome) = match app.mount.split(target.path()) {
+                Some((_, path_info)) => (path_info, judge::judge(app, tries, path_info, q, &mut heard)),
+                None => ("", Err(Refusal { reason: Reason::NoApplication, rule: None, sign_in: None })),
+            };
+            (path_info, outcome, heard)
         };
+        let (path_info, outcome, heard) = judged(&app.rules.enforced);
+        let trial = app.rules.trial.as_ref().map(judged);
         // The gateway asks this before it asks for a verdict.
         let outcome = match outcome {
             _ if !app.enabled => Err(Refusal { reason: Reason::ApplicationDisabled, rule: None, sign_in: None }),
@@ -88,13 +106,28 @@ impl Explanation {
             file: app.file.to_string(),
             path_info: path_info.to_owned(),
             methods: words(q.system.and(app.methods)),
-            rules: app.rules.iter().zip(&heard.steps).map(|(rule, step)| told.step(rule, heard.begun, *step)).collect(),
+            rules: app
+                .rules
+                .iter()
+                .enumerate()
+                .map(|(number, rule)| {
+                    let heard = trial.as_ref().filter(|_| rule.reports).map_or(&heard, |(_, _, heard)| heard);
+                    told.step(rule, heard.begun, heard.steps[number])
+                })
+                .collect(),
             allowed: refusal.is_none(),
             status: refusal.map_or(200, status),
             reason: refusal.map(|refusal| refusal.reason.id()),
             decided_by: told.decided_by(outcome),
             sign_in: refusal.and_then(|refusal| refusal.sign_in).map(words).unwrap_or_default(),
             hints: refusal.map(|refusal| told.hints(refusal)).unwrap_or_default(),
+            would_refuse: trial.and_then(|(_, outcome, _)| outcome.err()).filter(|_| refusal.is_none()).map(
+                |refusal| WouldRefuse {
+                    status: status(refusal),
+                    reason: refusal.reason.id(),
+                    decided_by: told.decided_by(Err(refusal)),
+                },
+            ),
         }
     }
 }
@@ -153,7 +186,7 @@ impl Told<'_> {
     }
 
     fn step(&self, rule: &Rule, begun: bool, step: Option<Step>) -> RuleStep {
-        let decides = matches!(step, Some(Step::Decides | Step::Denies));
+        let decides = !rule.reports && matches!(step, Some(Step::Decides | Step::Denies));
         let why = match step {
             None if begun => "path does not match".to_owned(),
             None => "not reached".to_owned(),
@@ -166,6 +199,8 @@ impl Told<'_> {
         match step {
             Step::OtherVerb => format!("not about {}", self.q.method),
             Step::LessSpecific { than } => format!("less specific than line {}", self.rule(than).id().line),
+            Step::Decides if rule.reports => "would decide".to_owned(),
+            Step::Denies if rule.reports => "would deny".to_owned(),
             Step::Decides => "the most specific: it decides".to_owned(),
             Step::AboutOthers => "about others".to_owned(),
             Step::Spares => format!("spares {}", list(&rule.unless_who)),
@@ -224,6 +259,9 @@ impl Told<'_> {
             Reason::MethodNotPermitted => {
                 let needed = rule.map_or(self.app.methods, |rule| self.app.methods.and(rule.auth()));
                 hints.push(format!("would be asked further if the system policy permitted: {needed}"));
+            }
+            Reason::SecondFactorRequired => {
+                hints.push("would be let in with a second factor; this version knows none yet".to_owned());
             }
             Reason::TokenNotForApplication => {
                 hints.push(format!("would be asked further with a token for {}", self.app.name))
@@ -291,6 +329,11 @@ impl fmt::Display for Explanation {
         }
         let verdict = self.reason.map_or_else(|| "allowed".to_owned(), |reason| format!("{} {reason}", self.status));
         write!(f, "{verdict}  decided by {}", self.decided_by)?;
-        self.hints.iter().try_for_each(|hint| write!(f, "\n{hint}"))
+        self.hints.iter().try_for_each(|hint| write!(f, "\n{hint}"))?;
+        if let Some(would) = &self.would_refuse {
+            write!(f, "\nwould be {} {}, were rules enforced that only report: ", would.status, would.reason)?;
+            write!(f, "{}", would.decided_by)?;
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,8 @@ use std::{net::IpAddr, ops::ControlFlow};
 
 use super::{
     Application, Default_, Question,
-    rule::{Asker, Path, Rule, Trie},
+    rule::{Asker, Rule},
+    trie::{AskedVerb, Path, Trie},
 };
 use crate::model::{Method, MethodSet, Reason};
 
@@ -63,11 +64,12 @@ impl Trace for Silent {
 /// Whether the question is answered with yes, and by which allow (`None`: by the default).
 pub(super) fn judge<T: Trace>(
     app: &Application,
+    tries: &Tries,
     path_info: &str,
     q: &Question<'_>,
     trace: &mut T,
 ) -> Result<Option<usize>, Refusal> {
-    let case = Case::new(app, path_info, q);
+    let case = Case::new(app, tries, path_info, q);
     case.methods()?;
     trace.begin();
     let denied = case.denied(trace)?;
@@ -85,8 +87,10 @@ pub(super) fn judge<T: Trace>(
 /// One question put to one application.
 struct Case<'a> {
     app: &'a Application,
+    tries: &'a Tries,
     path_info: &'a str,
     q: &'a Question<'a>,
+    verb: AskedVerb<'a>,
     asker: Asker<'a>,
     from: IpAddr,
     /// The methods that the system policy and the application agree on.
@@ -94,10 +98,11 @@ struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    fn new(app: &'a Application, path_info: &'a str, q: &'a Question<'a>) -> Self {
+    fn new(app: &'a Application, tries: &'a Tries, path_info: &'a str, q: &'a Question<'a>) -> Self {
         let asker = Asker { principal: q.principal, app_roles: &app.app_roles };
         // `::ffff:10.0.0.1` is 10.0.0.1 that came through a dual-stack socket.
-        Self { app, path_info, q, asker, from: q.from.to_canonical(), permitted: q.system.and(app.methods) }
+        let (verb, from) = (AskedVerb::new(q.method), q.from.to_canonical());
+        Self { app, tries, path_info, q, verb, asker, from, permitted: q.system.and(app.methods) }
     }
 
     /// Before any rule: is this a way to come here at all?
@@ -121,9 +126,10 @@ impl<'a> Case<'a> {
     fn denied<T: Trace>(&self, trace: &mut T) -> Result<Option<Refusal>, Refusal> {
         let rules = &self.app.rules;
         let (mut lifting, mut lifted, mut lasting) = (self.permitted.credentials(), None, None);
-        let _ = rules.deny.walk(Path::guarded(self.path_info), |number| {
+        let _ = self.tries.deny.walk(Path::guarded(self.path_info), |leaf| {
+            let number = leaf.rule;
             let rule = &rules.rules[number];
-            let step = self.deny_step(rule);
+            let step = if leaf.verbs.cover(self.verb) { self.deny_step(rule) } else { Step::OtherVerb };
             trace.step(number, step);
             if step != Step::Denies {
                 return ControlFlow::<()>::Continue(());
@@ -146,9 +152,7 @@ impl<'a> Case<'a> {
     }
 
     fn deny_step(&self, rule: &Rule) -> Step {
-        if !rule.covers(self.q.method) {
-            Step::OtherVerb
-        } else if !rule.names(&self.asker) {
+        if !rule.names(&self.asker) {
             Step::AboutOthers
         } else if rule.spares(&self.asker) {
             Step::Spares
@@ -172,16 +176,17 @@ impl<'a> Case<'a> {
     /// The most specific allow for this path and method.
     fn deciding<T: Trace>(&self, trace: &mut T) -> Option<usize> {
         let mut deciding = None;
-        let rules = &self.app.rules;
-        let _ = rules.allow.walk(Path::plain(self.path_info), |number| {
+        let _ = self.tries.allow.walk(Path::plain(self.path_info), |leaf| {
             let step = match deciding {
-                _ if !rules.rules[number].covers(self.q.method) => Step::OtherVerb,
+                // A rule with several paths may match by more than one of them.
+                Some(number) if number == leaf.rule => return ControlFlow::Continue(()),
+                _ if !leaf.verbs.cover(self.verb) => Step::OtherVerb,
                 Some(than) => Step::LessSpecific { than },
                 None => Step::Decides,
             };
-            trace.step(number, step);
+            trace.step(leaf.rule, step);
             if step == Step::Decides {
-                deciding = Some(number);
+                deciding = Some(leaf.rule);
             }
             if deciding.is_some() && !T::EVERYTHING { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
@@ -195,8 +200,8 @@ impl<'a> Case<'a> {
         };
         let Some(reason) = reason else { return Ok(deciding) };
         let refusal = Refusal { reason, rule: deciding, sign_in: None };
-        // Who the rule names is the only thing that signing in changes.
-        let who = matches!(reason, Reason::NotAllowedByRule | Reason::DeniedByDefault);
+        // Who asks and how strongly is what signing in changes.
+        let who = matches!(reason, Reason::NotAllowedByRule | Reason::DeniedByDefault | Reason::SecondFactorRequired);
         let could = self.could(deciding);
         if who && self.q.principal.verified().is_none() && !could.is_empty() {
             return Err(Refusal { reason: Reason::CredentialsRequired, sign_in: Some(could), ..refusal });
@@ -215,6 +220,8 @@ impl<'a> Case<'a> {
             Some(Reason::NetworkNotAllowed)
         } else if !effective.contains(came_by) || !rule.names(&self.asker) {
             Some(Reason::NotAllowedByRule)
+        } else if rule.mfa.is_some() {
+            Some(Reason::SecondFactorRequired)
         } else {
             None
         }
@@ -252,8 +259,17 @@ fn keep_first(first: &mut Option<usize>, number: usize) {
 pub struct Rules {
     /// In the order of the file.
     pub(super) rules: Vec<Rule>,
-    pub(super) allow: Trie,
-    pub(super) deny: Trie,
+    /// Without the rules that only report.
+    pub(super) enforced: Tries,
+    /// With them, as if they were enforced; `None` if there are none.
+    pub(super) trial: Option<Tries>,
+}
+
+/// Where rules hold.
+#[derive(Debug)]
+pub(super) struct Tries {
+    pub allow: Trie,
+    pub deny: Trie,
 }
 
 impl Rules {

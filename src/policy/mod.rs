@@ -22,21 +22,28 @@
 //! * An allow with GET covers HEAD and OPTIONS, unless an allow with the same path names them. A deny with GET covers
 //!   them always: nothing else in the file makes a guardrail smaller.
 //! * All that a deny says has to hold for it to match: path, methods, `who`, `auth`, `from`; and `unless_who` must not.
-//! * A trailing slash makes no difference, and cannot be written in a rule; see [`rule`].
+//! * A trailing slash makes no difference, and cannot be written in a rule; see `trie`.
 //! * Paths in rules are decoded and relative to the mount, compared byte by byte, case included.
 //! * Signing in is offered (401) only if it could change the answer, from this address and by an allowed method.
 //!   Otherwise the anonymous principal is refused (403) like anybody else: no password is asked for nothing.
 //! * When several denies hold, the first in the file that signing in cannot lift is named, else the first.
-//! * What this version does not know (`mfa`, `[[expect]]`, `limit`, `mode`) is an error and never ignored.
+//! * A rule with `mode = "report"` decides nothing: requests are judged as if it were not there. Where one that is
+//!   allowed would be refused if all those rules were enforced, that is told. In that second judgement such an allow
+//!   stands in for an enforced one with the same path.
+//! * `mfa` refuses whoever is let in otherwise and has used no second factor; there are none yet, so it refuses all.
 //!
-//! `document` reads a file as written, `compile` makes of it what is meant, `judge` finds the verdict.
+//! `document` reads a file as written, `compile` makes of it what is meant, `lint` finds what was hardly meant, `expect`
+//! holds a policy to what it says of itself; `trie` finds the rules of a path, `judge` the verdict, `explain` its words.
 
 mod compile;
 mod document;
+mod expect;
 mod explain;
 mod judge;
+mod lint;
 mod permit;
 pub mod rule;
+mod trie;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,14 +55,16 @@ use std::{
 };
 
 pub use compile::load;
+pub use expect::{Expectation, cases};
 pub use explain::{Explanation, RuleStep};
+use ipnet::IpNet;
 pub use judge::Rules;
 pub use permit::{Denial, Permit};
-pub use rule::{Effect, Rule};
+pub use rule::{Effect, Named, Rule, Who};
 
 use crate::{
-    model::{MethodSet, Name, Principal, Reason, RuleId, SecurityLevel},
-    target::{Mount, Target},
+    model::{MethodSet, Name, Principal, Reason, SecurityLevel},
+    target::{Mount, Pattern, Target},
     written::Problem,
 };
 
@@ -66,16 +75,33 @@ use crate::{
 /// # Errors
 /// No, and why.
 pub fn decide(app: &Arc<Application>, target: Target, q: &Question<'_>) -> Result<Permit, Denial> {
-    let rule = verdict_number(app, &target, q)?;
-    Ok(Permit::new(Arc::clone(app), target, q.principal.clone(), rule))
+    let verdict = verdict(app, &target, q)?;
+    Ok(Permit::new(Arc::clone(app), target, q.principal.clone(), verdict))
 }
 
-/// The verdict of [`decide`] without a permit, for tools that ask about many: the allow that decides, if one does.
+/// The verdict of [`decide`] without a permit, for tools that ask about many.
 ///
 /// # Errors
 /// No, and why.
-pub fn verdict<'a>(app: &'a Application, target: &Target, q: &Question<'_>) -> Result<Option<&'a RuleId>, Denial> {
-    Ok(verdict_number(app, target, q)?.map(|number| app.rules.rules[number].id()))
+pub fn verdict(app: &Application, target: &Target, q: &Question<'_>) -> Result<Verdict, Denial> {
+    // Only a caller that routed wrongly comes here with a foreign path; it gets nothing.
+    let Some((_, path_info)) = app.mount.split(target.path()) else {
+        return Err(Denial { reason: Reason::NoApplication, rule: None, sign_in: None });
+    };
+    let judged = |tries| judge::judge(app, tries, path_info, q, &mut judge::Silent);
+    let denial = |refusal| denial(app, refusal);
+    let rule = judged(&app.rules.enforced).map_err(denial)?;
+    let would_refuse = app.rules.trial.as_ref().and_then(|trial| judged(trial).err()).map(denial);
+    Ok(Verdict { rule, would_refuse })
+}
+
+/// Yes, and why.
+#[derive(Debug)]
+pub struct Verdict {
+    /// The number of the allow that decided, in the order of the file; `None` if it was the application's default.
+    pub rule: Option<usize>,
+    /// What would have come instead, had the rules that only report been enforced.
+    pub would_refuse: Option<Denial>,
 }
 
 /// The same verdict with everything that led to it.
@@ -84,16 +110,12 @@ pub fn explain(app: &Application, target: &Target, q: &Question<'_>) -> Explanat
     Explanation::new(app, target, q)
 }
 
-fn verdict_number(app: &Application, target: &Target, q: &Question<'_>) -> Result<Option<usize>, Denial> {
-    // Only a caller that routed wrongly comes here with a foreign path; it gets nothing.
-    let Some((_, path_info)) = app.mount.split(target.path()) else {
-        return Err(Denial { reason: Reason::NoApplication, rule: None, sign_in: None });
-    };
-    judge::judge(app, path_info, q, &mut judge::Silent).map_err(|refusal| Denial {
+fn denial(app: &Application, refusal: judge::Refusal) -> Denial {
+    Denial {
         reason: refusal.reason,
         rule: refusal.rule.map(|number| app.rules.rules[number].id().clone()),
         sign_in: refusal.sign_in,
-    })
+    }
 }
 
 /// One WSGI callable under one mount, and who may reach what in it.
@@ -249,8 +271,27 @@ pub struct Context<'a> {
     pub level: SecurityLevel,
     /// The namespaces that `portcullis.toml` declares.
     pub namespaces: &'a BTreeSet<String>,
+    /// Networks that `portcullis.toml` gives names to.
+    pub networks: &'a BTreeMap<String, Arc<[IpNet]>>,
+    /// Paths that `portcullis.toml` gives names to.
+    pub paths: &'a BTreeMap<String, Arc<[Pattern]>>,
+    /// Who there is, to find rules that name nobody; `None` where that was not looked up.
+    pub known: Option<&'a Known>,
     /// Whether a directory exists: the file system is an argument, so that loading stays reproducible.
     pub is_directory: &'a dyn Fn(&Path) -> bool,
+}
+
+/// Everybody that the store has.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Roles.
+    pub roles: BTreeSet<Name>,
+    /// Users.
+    pub users: BTreeSet<Name>,
+    /// Services.
+    pub services: BTreeSet<Name>,
+    /// Public ids of tokens that are neither revoked nor over.
+    pub tokens: BTreeSet<String>,
 }
 
 /// Applications and warnings, or every mistake.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Application;
+use super::{Application, Verdict};
 use crate::{
     model::{MethodSet, Principal, Reason, RuleId},
     target::Target,
@@ -17,11 +17,12 @@ pub struct Permit {
     target: Target,
     principal: Principal,
     rule: Option<usize>,
+    would_refuse: Option<Box<Denial>>,
 }
 
 impl Permit {
-    pub(super) const fn new(app: Arc<Application>, target: Target, principal: Principal, rule: Option<usize>) -> Self {
-        Self { app, target, principal, rule }
+    pub(super) fn new(app: Arc<Application>, target: Target, principal: Principal, verdict: Verdict) -> Self {
+        Self { app, target, principal, rule: verdict.rule, would_refuse: verdict.would_refuse.map(Box::new) }
     }
 
     /// The application that may run.
@@ -46,6 +47,12 @@ impl Permit {
     #[must_use]
     pub fn rule(&self) -> Option<&RuleId> {
         self.rule.map(|number| self.app.rules.rules[number].id())
+    }
+
+    /// What would have come instead, had the rules that only report been enforced.
+    #[must_use]
+    pub fn would_refuse(&self) -> Option<&Denial> {
+        self.would_refuse.as_deref()
     }
 
     /// `SCRIPT_NAME`: the mount, empty for `/`.

@@ -5,14 +5,19 @@ mod random;
 mod reference;
 mod tables;
 
-use std::{collections::BTreeSet, net::IpAddr, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+};
 
 use http::{Method as Verb, Version};
 
-use super::{Application, Context, Question, decide, explain, load};
+use super::{Application, Context, Known, Question, decide, explain, load, rule::list};
 use crate::{
     model::{Method, MethodSet, Name, Principal, SecurityLevel, Verified},
-    target::Target,
+    target::{Pattern, Target},
     written::{Problem, Source},
 };
 
@@ -74,13 +79,36 @@ pub(super) fn read(files: &[(&str, &str)], system: MethodSet) -> super::Loaded {
 }
 
 pub(super) fn read_at(files: &[(&str, &str)], system: MethodSet, level: SecurityLevel) -> super::Loaded {
+    read_knowing(files, system, level, None)
+}
+
+pub(super) fn read_knowing(
+    files: &[(&str, &str)],
+    system: MethodSet,
+    level: SecurityLevel,
+    known: Option<&Known>,
+) -> super::Loaded {
     let sources: Vec<_> = files
         .iter()
         .map(|(file, text)| Source { file: (*file).into(), text: (*text).to_owned(), base: "/srv/policies".into() })
         .collect();
     let namespaces = BTreeSet::from(["notes".to_owned(), "shared".to_owned()]);
     let is_directory = |path: &Path| !path.ends_with("missing");
-    load(&sources, Context { system, level, namespaces: &namespaces, is_directory: &is_directory })
+    let networks =
+        BTreeMap::from([("office".to_owned(), ["10.0.0.0/8", "2001:db8::/32"].map(|n| n.parse().unwrap()).into())]);
+    let paths = BTreeMap::from([("assets".to_owned(), ["/b/**", "/a/*"].map(|p| Pattern::parse(p).unwrap()).into())]);
+    load(
+        &sources,
+        Context {
+            system,
+            level,
+            namespaces: &namespaces,
+            networks: &networks,
+            paths: &paths,
+            known,
+            is_directory: &is_directory,
+        },
+    )
 }
 
 pub(super) fn application(text: &str) -> Arc<Application> {
@@ -99,12 +127,17 @@ pub(super) fn answer(app: &Arc<Application>, system: MethodSet, asked: &Asked) -
     let explained = explain(app, &target(&asked.path), &q);
     let pattern = |id: Option<&crate::model::RuleId>| {
         let rule = id.and_then(|id| app.rules.iter().find(|rule| rule.id() == id));
-        rule.map_or_else(|| "default".to_owned(), |rule| rule.pattern.to_string())
+        rule.map_or_else(|| "default".to_owned(), |rule| list(&rule.paths))
     };
+    let mut reported = None;
     let live = match decide(app, target(&asked.path), &q) {
         Ok(permit) => {
+            reported = permit.would_refuse().cloned();
             assert_eq!(format!("{}{}", permit.script_name(), permit.path_info()), permit.target().path().as_str());
-            format!("allowed by {}", pattern(permit.rule()))
+            let would = permit
+                .would_refuse()
+                .map(|denial| format!(", would be {} {}", denial.reason, pattern(denial.rule.as_ref())));
+            format!("allowed by {}{}", pattern(permit.rule()), would.unwrap_or_default())
         }
         Err(denial) => {
             let status = if denial.sign_in.is_some() { "401" } else { "403" };
@@ -113,6 +146,8 @@ pub(super) fn answer(app: &Arc<Application>, system: MethodSet, asked: &Asked) -
         }
     };
     assert_eq!(explained.allowed, live.starts_with("allowed"), "explain differs from {live}:\n{explained}");
+    let told = explained.would_refuse.as_ref().map(|would| would.reason);
+    assert_eq!(told, reported.map(|denial| denial.reason.id()), "explain differs from {live}:\n{explained}");
     if let Some(reason) = explained.reason {
         assert!(
             live.starts_with(&format!("{} {reason} ", explained.status)),

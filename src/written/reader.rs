@@ -189,6 +189,13 @@ impl<'f> Table<'f> {
         }
     }
 
+    /// Whether no error has been found in the file so far, and this table has no key that nobody asked for.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let told = self.file.problems.borrow().iter().any(Problem::is_error);
+        self.unasked().is_empty() && !told && self.file.untold.get().1 != Severity::Error
+    }
+
     /// An error about the table as a whole.
     pub fn error(&self, message: impl Into<String>, help: impl Into<String>) {
         self.file.report(self.file.problem(Severity::Error, self.span.clone(), message).help(help));
@@ -219,6 +226,13 @@ impl<'f> Table<'f> {
         self.table.into_iter().flat_map(|table| table.iter()).map(|(key, _)| (&**key.get_ref(), key.span()))
     }
 
+    /// Keys that nobody asked for.
+    fn unasked(&self) -> Vec<(&str, Range<usize>)> {
+        let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
+        let known = |key: &str| asked.iter().chain(refused.iter()).any(|known| *known == key || *known == ANY);
+        self.keys().filter(|(key, _)| !known(key)).collect()
+    }
+
     fn unknown(&self, key: &str, span: Range<usize>) -> Problem {
         let asked = self.asked.borrow();
         let known = asked.iter().copied().filter(|known| *known != ANY);
@@ -237,11 +251,7 @@ const ANY: &str = "*";
 
 impl Drop for Table<'_> {
     fn drop(&mut self) {
-        let unknown = |key: &str| {
-            let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
-            !asked.iter().chain(refused.iter()).any(|known| *known == key || *known == ANY)
-        };
-        for (key, span) in self.keys().filter(|(key, _)| unknown(key)) {
+        for (key, span) in self.unasked() {
             match self.file.is_full() {
                 true => self.file.leave_out(Severity::Error),
                 false => self.file.report(self.unknown(key, span)),
@@ -251,6 +261,7 @@ impl Drop for Table<'_> {
 }
 
 /// A value and where it stands.
+#[derive(Clone)]
 pub struct Value<'f> {
     file: &'f File,
     key: String,

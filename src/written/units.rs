@@ -29,7 +29,8 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// A duration as it would be written.
-pub(super) fn show_duration(duration: Duration) -> String {
+#[must_use]
+pub fn show_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match (seconds, duration.subsec_millis()) {
         (0, 0) => "0s".to_owned(),

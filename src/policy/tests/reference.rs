@@ -13,8 +13,15 @@ pub(super) struct Reference {
     denies: Vec<Naive>,
 }
 
+/// A rule at one of its paths.
+#[derive(Clone)]
 struct Naive {
+    rule: usize,
+    /// All its paths, as they are shown.
+    shown: String,
     path: String,
+    reports: bool,
+    mfa: bool,
     verbs: Vec<String>,
     who: Vec<String>,
     unless_who: Vec<String>,
@@ -36,18 +43,28 @@ impl Reference {
         let app = document["app"].as_table().unwrap();
         let rules = |key: &str| {
             let rules = document.get(key).and_then(toml::Value::as_array).cloned().unwrap_or_default();
-            let naive = |rule: &toml::Value| {
+            let naive = |(number, rule): (usize, &toml::Value)| {
                 let rule = rule.as_table().unwrap();
-                Naive {
-                    path: strings(rule, "path").remove(0),
+                let one = |path: &String| Naive {
+                    rule: number,
+                    shown: strings(rule, "path").join(", "),
+                    path: path.clone(),
+                    reports: strings(rule, "mode") == ["report"],
+                    mfa: rule.contains_key("mfa"),
                     verbs: strings(rule, "methods"),
                     who: strings(rule, "who"),
                     unless_who: strings(rule, "unless_who"),
                     auth: strings(rule, "auth"),
                     from: strings(rule, "from"),
-                }
+                };
+                let paths = strings(rule, "path");
+                let expand = |path: &String| match path.as_str() {
+                    "assets" => vec!["/b/**".to_owned(), "/a/*".to_owned()],
+                    path => vec![path.to_owned()],
+                };
+                paths.iter().flat_map(expand).map(|path| one(&path)).collect::<Vec<_>>()
             };
-            rules.iter().map(naive).collect()
+            rules.iter().enumerate().flat_map(naive).collect()
         };
         Self {
             mount: strings(app, "name").remove(0),
@@ -67,13 +84,30 @@ impl Reference {
     pub fn overlaps(&self) -> bool {
         let pairs = self.allows.iter().enumerate().flat_map(|(i, a)| self.allows[..i].iter().map(move |b| (a, b)));
         pairs.into_iter().any(|(a, b)| {
-            a.path == b.path
+            a.rule != b.rule
+                && a.reports == b.reports
+                && a.path == b.path
                 && (a.verbs.is_empty() || b.verbs.is_empty() || a.verbs.iter().any(|verb| b.verbs.contains(verb)))
         })
     }
 
     /// Status word, reason and pattern, as in [`super::answer`], without the methods to sign in by.
     pub fn answer(&self, system: MethodSet, asked: &Asked) -> String {
+        let enforced = |rules: &[Naive]| rules.iter().filter(|rule| !rule.reports).cloned().collect::<Vec<_>>();
+        let (allows, denies) = (enforced(&self.allows), enforced(&self.denies));
+        let answer = self.judge(&allows, &denies, system, asked);
+        let reports = allows.len() + denies.len() < self.allows.len() + self.denies.len();
+        if !reports || !answer.starts_with("allowed") {
+            return answer;
+        }
+        let trial = self.judge(&self.allows, &self.denies, system, asked);
+        match trial.split_once(' ') {
+            Some((status, refused)) if status != "allowed" => format!("{answer}, would be {refused}"),
+            _ => answer,
+        }
+    }
+
+    fn judge(&self, allows: &[Naive], denies: &[Naive], system: MethodSet, asked: &Asked) -> String {
         let path = target(&asked.path).path().to_string();
         let info = if self.mount == "/" { path.as_str() } else { path.strip_prefix(&self.mount).unwrap() };
         let permitted: Vec<&str> =
@@ -90,8 +124,8 @@ impl Reference {
         if only.is_some_and(|only| !only.iter().any(|name| **name == *self.mount)) {
             return "403 token-not-for-application default".into();
         }
-        let denies: Vec<_> = self.denies.iter().filter(|deny| self.denies_now(deny, info, asked)).collect();
-        let allow = self.most_specific(info, asked.verb.as_str());
+        let denies: Vec<_> = denies.iter().filter(|deny| self.denies_now(deny, info, asked)).collect();
+        let allow = most_specific(allows, info, asked.verb.as_str());
         if !denies.is_empty() {
             let helpless = |deny: &&&Naive| {
                 let others = permitted.iter().any(|m| *m != "unauthenticated" && !deny.auth.iter().any(|a| a == m));
@@ -99,7 +133,7 @@ impl Reference {
                 !anonymous || none || deny.unless_who.is_empty() && (deny.auth.is_empty() || !others)
             };
             let named = denies.iter().find(helpless).or(denies.first()).unwrap();
-            return format!("40? denied-by-rule {}", named.path);
+            return format!("40? denied-by-rule {}", named.shown);
         }
         let Some(rule) = allow else {
             let named = match self.default.as_str() {
@@ -116,7 +150,7 @@ impl Reference {
         };
         let effective: Vec<_> =
             permitted.iter().filter(|m| rule.auth.is_empty() || rule.auth.iter().any(|a| a == *m)).copied().collect();
-        let say = |what: &str| format!("{what} {}", rule.path);
+        let say = |what: &str| format!("{what} {}", rule.shown);
         if effective.is_empty() {
             return say("403 method-not-permitted");
         }
@@ -126,12 +160,17 @@ impl Reference {
         if !from(rule, asked) {
             return say("403 network-not-allowed");
         }
-        if effective.contains(&came_by) && rule.who.iter().any(|who| self.is(who, asked)) {
+        let named = effective.contains(&came_by) && rule.who.iter().any(|who| self.is(who, asked));
+        if named && !rule.mfa {
             return say("allowed by");
         }
         let tokens = rule.who.iter().all(|who| who.starts_with("token:") || who.starts_with("service:"));
         let help = effective.iter().any(|m| *m == "token" || (*m == "password" && !tokens));
-        say(if anonymous && help { "401 credentials-required" } else { "403 not-allowed-by-rule" })
+        say(match named {
+            _ if anonymous && help => "401 credentials-required",
+            true => "403 second-factor-required",
+            false => "403 not-allowed-by-rule",
+        })
     }
 
     fn denies_now(&self, deny: &Naive, info: &str, asked: &Asked) -> bool {
@@ -147,28 +186,6 @@ impl Reference {
             && !deny.unless_who.iter().any(|who| self.is(who, asked))
             && (deny.auth.is_empty() || deny.auth.iter().any(|m| m == asked.principal.method().word()))
             && from(deny, asked)
-    }
-
-    fn most_specific(&self, info: &str, verb: &str) -> Option<&Naive> {
-        let named = |rule: &Naive| {
-            self.allows.iter().any(|other| other.path == rule.path && other.verbs.iter().any(|v| v == verb))
-        };
-        let covers = |rule: &Naive| {
-            let get = rule.verbs.iter().any(|v| v == "GET") && ["HEAD", "OPTIONS"].contains(&verb) && !named(rule);
-            rule.verbs.is_empty() || get || rule.verbs.iter().any(|v| v == verb)
-        };
-        let rank = |rule: &&Naive| -> Vec<u8> {
-            let rank = |segment: &&str| match *segment {
-                "**" => 2,
-                "*" => 1,
-                _ => 0,
-            };
-            pattern(&rule.path).iter().map(rank).collect()
-        };
-        self.allows
-            .iter()
-            .filter(|rule| covers(rule) && matches(&pattern(&rule.path), &segments(info)))
-            .min_by_key(rank)
     }
 
     fn is(&self, who: &str, asked: &Asked) -> bool {
@@ -187,8 +204,30 @@ impl Reference {
     }
 }
 
+fn most_specific<'a>(allows: &'a [Naive], info: &str, verb: &str) -> Option<&'a Naive> {
+    let named =
+        |rule: &Naive| allows.iter().any(|other| other.path == rule.path && other.verbs.iter().any(|v| v == verb));
+    let covers = |rule: &Naive| {
+        let get = rule.verbs.iter().any(|v| v == "GET") && ["HEAD", "OPTIONS"].contains(&verb) && !named(rule);
+        rule.verbs.is_empty() || get || rule.verbs.iter().any(|v| v == verb)
+    };
+    let rank = |rule: &&Naive| -> (Vec<u8>, bool) {
+        let rank = |segment: &&str| match *segment {
+            "**" => 2,
+            "*" => 1,
+            _ => 0,
+        };
+        (pattern(&rule.path).iter().map(rank).collect(), !rule.reports)
+    };
+    let matching = |rule: &&Naive| covers(rule) && matches(&pattern(&rule.path), &segments(info));
+    allows.iter().filter(matching).min_by_key(rank)
+}
+
 fn from(rule: &Naive, asked: &Asked) -> bool {
     let is_in = |net: &String| match net.parse::<ipnet::IpNet>() {
+        _ if net == "office" => {
+            asked.from.to_string().starts_with(if asked.from.is_ipv4() { "10." } else { "2001:db8:" })
+        }
         Ok(net) => net.contains(&asked.from),
         Err(_) => net.parse() == Ok(asked.from),
     };

@@ -1,0 +1,253 @@
+//! What can be written and was hardly meant: rules that never decide, that nobody can meet, that shadow others. All of it
+//! is a warning, because none of it lets anybody in.
+//!
+//! Whether a rule is ever reached is decided, not sampled. A pattern's *witness* has a segment that no rule names for
+//! every `*`, and below a `**` any number of them. Each rule that matches a witness has a wildcard wherever the witness
+//! has such a segment, so it matches whatever else the pattern matches there; and which of two patterns is the more
+//! specific does not depend on the path. A rule that decides no witness therefore decides nothing.
+
+use std::{collections::BTreeSet, ops::ControlFlow};
+
+use http::Method as Verb;
+
+use super::{
+    Context, Default_, Known,
+    document::{At, WrittenRule},
+    judge::{Rules, Tries},
+    rule::{Effect, Rule, Who, list},
+    trie::{AskedVerb, Path, Trie, USUAL},
+};
+use crate::{
+    model::{Method, MethodSet, Name},
+    target::{Pattern, Segment},
+    written::{Value, nearest},
+};
+
+/// Warns of everything in a policy that was hardly meant.
+pub(super) fn policy(
+    rules: &[WrittenRule<'_>],
+    compiled: &Rules,
+    default: Option<&At<'_, Default_>>,
+    allowed: MethodSet,
+    context: Context<'_>,
+) {
+    rules.iter().for_each(|rule| names(rule, allowed, context));
+    if let (Some((Default_::Role(role), value)), Some(known)) = (default, context.known) {
+        unknown(&Who::Role(role.clone()), value, known);
+    }
+    reach(rules, compiled);
+}
+
+/// Whom a rule names, and whether they can come.
+fn names(rule: &WrittenRule<'_>, allowed: MethodSet, context: Context<'_>) {
+    for (who, value) in rule.who.iter().chain(&rule.unless_who) {
+        if let Some(known) = context.known {
+            unknown(who, value, known);
+        }
+    }
+    for (verb, value) in rule.verbs.iter().flatten() {
+        if matches!(*verb, Verb::CONNECT | Verb::TRACE) {
+            value.warning(format!("{verb} never reaches an application"), "the gate answers it itself; leave it out");
+        }
+    }
+    match rule.effect {
+        Effect::Allow => allow(rule, allowed),
+        Effect::Deny => deny(rule),
+    }
+}
+
+fn allow(rule: &WrittenRule<'_>, allowed: MethodSet) {
+    let effective = allowed.and(rule.auth.as_ref().map_or(MethodSet::ALL, |(auth, _)| *auth));
+    if let Some((_, value)) = &rule.mfa {
+        let help = "it refuses everybody with second-factor-required: this version knows no second factors yet";
+        value.warning("nobody can meet `mfa`", help);
+    }
+    for (who, value) in &rule.who {
+        let comes_by = who.comes_by();
+        if comes_by.and(effective).is_empty() && !effective.is_empty() {
+            value.warning(
+                format!("{who} can only come by {comes_by}, and here that is not allowed"),
+                format!("allowed are: {effective}"),
+            );
+        } else if *who == Who::Anyone && !effective.contains(Method::Unauthenticated) {
+            value.warning(
+                "`anyone` means everybody who signed in here",
+                "strangers come in only where `methods` has \"unauthenticated\" too, and the system policy permits it",
+            );
+        }
+    }
+}
+
+fn deny(rule: &WrittenRule<'_>) {
+    let Some((_, value)) = rule.unless_who.first() else { return };
+    let spared = |(who, _): &(Who, _)| {
+        let same = rule.unless_who.iter().any(|(other, _)| other == who);
+        let signed_in = rule.unless_who.iter().any(|(other, _)| *other == Who::SignedIn);
+        same || (signed_in && matches!(who, Who::User(_) | Who::Service(_) | Who::Token(_)))
+    };
+    if !rule.who.is_empty() && rule.who.iter().all(spared) {
+        value.warning("this deny spares everybody it names", "it never holds");
+    }
+}
+
+fn unknown(who: &Who, value: &Value<'_>, known: &Known) {
+    let (kind, name, names) = match who {
+        Who::Anyone | Who::SignedIn => return,
+        Who::Role(name) => ("role", name, &known.roles),
+        Who::User(name) => ("user", name, &known.users),
+        Who::Service(name) => ("service", name, &known.services),
+        Who::Token(id) => {
+            if !known.tokens.contains(&**id) {
+                value.warning(format!("there is no token `{id}`"), "nobody can meet this; see `portcullis token list`");
+            }
+            return;
+        }
+    };
+    if names.contains(name) {
+        return;
+    }
+    let help = match nearest(name.as_str(), names.iter().map(Name::as_str)) {
+        Some(meant) => format!("nobody can meet this; did you mean `{kind}:{meant}`?"),
+        None => format!("nobody can meet this until there is: `portcullis {kind} add {name}`"),
+    };
+    value.warning(format!("there is no {kind} `{name}`"), help);
+}
+
+/// Rules that decide nothing, because others always do.
+fn reach(written: &[WrittenRule<'_>], rules: &Rules) {
+    let verbs = verbs(&rules.rules);
+    let shut = rules.rules.iter().position(shuts);
+    for (number, (written, rule)) in written.iter().zip(&rules.rules).enumerate() {
+        let Some((_, value)) = written.paths.first() else { continue };
+        if rule.reports {
+            continue;
+        }
+        if Some(number) == shut {
+            value.warning(
+                "this deny shadows everything: nobody reaches anything here",
+                "is that meant? then `enabled = false` in [app] is simpler",
+            );
+        }
+        if rule.effect == Effect::Deny {
+            continue;
+        }
+        let Found { decides, denied, instead } = found(number, rule, &rules.enforced, &rules.rules, &verbs);
+        let lines = |numbers: &BTreeSet<usize>| {
+            let lines: Vec<_> = numbers.iter().map(|&number| rules.rules[number].id().line).collect();
+            format!("{} {}", if lines.len() == 1 { "line" } else { "lines" }, list(&lines))
+        };
+        if !decides {
+            let help = "it can go, unless one of those was meant to be narrower";
+            value.warning(format!("this allow never decides: {} is always more specific", lines(&instead)), help);
+        } else if !denied.is_empty() && shut.is_none() {
+            let help = "it can go, unless the deny was meant to spare somebody (`unless_who`)";
+            value.warning(format!("nobody gets this far: the deny of {} holds for everybody", lines(&denied)), help);
+        }
+    }
+}
+
+/// A deny that holds for everybody, whatever they ask.
+fn shuts(rule: &Rule) -> bool {
+    let everywhere = |pattern: &Pattern| pattern.is_below() && pattern.segments().is_empty();
+    unconditional(rule) && rule.verbs.is_none() && rule.patterns().any(everywhere)
+}
+
+fn unconditional(rule: &Rule) -> bool {
+    rule.effect == Effect::Deny
+        && !rule.reports
+        && rule.who.is_empty()
+        && rule.unless_who.is_empty()
+        && rule.auth.is_none()
+        && rule.from.is_empty()
+}
+
+/// Every method that makes a difference, and one that no rule names.
+fn verbs(rules: &[Rule]) -> Vec<Verb> {
+    let mut verbs: Vec<Verb> = USUAL.to_vec();
+    for verb in rules.iter().filter_map(|rule| rule.verbs.as_deref()).flatten() {
+        if !verbs.contains(verb) {
+            verbs.push(verb.clone());
+        }
+    }
+    verbs.extend(Verb::from_bytes(b"NAMED-BY-NO-RULE"));
+    verbs
+}
+
+/// What was found out about an allow.
+struct Found {
+    /// Whether it decides anything.
+    decides: bool,
+    /// The denies that hold for everybody wherever it decides; empty if it is reached somewhere.
+    denied: BTreeSet<usize>,
+    /// The allows that decide instead.
+    instead: BTreeSet<usize>,
+}
+
+fn found(number: usize, rule: &Rule, tries: &Tries, rules: &[Rule], verbs: &[Verb]) -> Found {
+    let (mut decides, mut reached) = (false, false);
+    let (mut denied, mut instead) = (BTreeSet::new(), BTreeSet::new());
+    let depth = depth(&tries.allow).max(depth(&tries.deny));
+    for witness in rule.patterns().flat_map(|pattern| witnesses(pattern, depth)) {
+        for verb in verbs {
+            let asked = AskedVerb::new(verb);
+            let (mut covers, mut decider) = (false, None);
+            let _ = tries.allow.walk::<()>(Path::plain(&witness), |leaf| {
+                if leaf.verbs.cover(asked) {
+                    covers |= leaf.rule == number;
+                    decider.get_or_insert(leaf.rule);
+                }
+                ControlFlow::Continue(())
+            });
+            match decider {
+                Some(decider) if decider == number => decides = true,
+                Some(decider) if covers => {
+                    instead.insert(decider);
+                    continue;
+                }
+                _ => continue,
+            }
+            let deny = tries.deny.walk(Path::plain(&witness), |leaf| match unconditional(&rules[leaf.rule]) {
+                true if leaf.verbs.cover(asked) => ControlFlow::Break(leaf.rule),
+                _ => ControlFlow::Continue(()),
+            });
+            match deny {
+                ControlFlow::Break(deny) => drop(denied.insert(deny)),
+                ControlFlow::Continue(()) => reached = true,
+            }
+        }
+        if reached {
+            break;
+        }
+    }
+    if reached {
+        denied.clear();
+    }
+    Found { decides, denied, instead }
+}
+
+/// A segment that no rule can name, because no path can have it.
+const UNNAMED: &str = "/\u{0}";
+
+/// Paths that stand for all that the pattern matches.
+fn witnesses(pattern: &Pattern, depth: usize) -> impl Iterator<Item = String> {
+    let segment = |segment: &Segment| match segment {
+        Segment::Literal(text) => format!("/{text}"),
+        Segment::Any => UNNAMED.to_owned(),
+    };
+    let start: String = pattern.segments().iter().map(segment).collect();
+    let below = if pattern.is_below() { depth.saturating_sub(pattern.segments().len()) + 1 } else { 0 };
+    (0..=below).map(move |more| start.clone() + &UNNAMED.repeat(more))
+}
+
+/// The longest pattern, segments.
+fn depth(trie: &Trie) -> usize {
+    let nodes = trie.nodes();
+    let mut depth = vec![0; nodes.len()];
+    // Children come after their parents.
+    for (number, node) in nodes.iter().enumerate() {
+        for child in node.literals.iter().map(|(_, child)| *child).chain(node.any) {
+            depth[child] = depth[number] + 1;
+        }
+    }
+    depth.into_iter().max().unwrap_or(0)
+}

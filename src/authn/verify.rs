@@ -200,11 +200,7 @@ fn usable(user: &UserRecord, now: Timestamp) -> Result<(), &'static str> {
 }
 
 /// The record of a token that may be used.
-pub(super) fn good(
-    record: Option<TokenRecord>,
-    kind: TokenKind,
-    now: Timestamp,
-) -> Result<TokenRecord, &'static str> {
+pub(super) fn good(record: Option<TokenRecord>, kind: TokenKind, now: Timestamp) -> Result<TokenRecord, &'static str> {
     let record = record.filter(|record| record.kind == kind).ok_or("no such token")?;
     if record.revoked.is_some() {
         return Err("the token was revoked");

@@ -35,7 +35,9 @@ use crate::{
     audit::{AuditRecord, event},
     authn::Outcome,
     clock::Timestamp,
-    gateway::{Thread, allowed_methods, audited_target, credentials_rejected, denied, is_secured_file, refusal::Refusal, route},
+    gateway::{
+        Thread, allowed_methods, audited_target, credentials_rejected, denied, is_secured_file, refusal::Refusal, route,
+    },
     model::{Principal, Reason, Verified},
     policy::{self, Permit, Question},
     snapshot::Snapshot,
@@ -133,12 +135,7 @@ impl Running {
 
 impl Thread {
     /// A request that was allowed, from here on until its answer has been passed on.
-    pub(super) fn enter(
-        self: &Rc<Self>,
-        permit: Permit,
-        judged: Judged,
-        inbound: &Inbound,
-    ) -> Rc<Request> {
+    pub(super) fn enter(self: &Rc<Self>, permit: Permit, judged: Judged, inbound: &Inbound) -> Rc<Request> {
         if !self.running.watched.replace(true) {
             tokio::task::spawn_local(Rc::clone(self).look_after_the_running());
         }

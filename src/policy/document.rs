@@ -103,7 +103,10 @@ pub(super) fn read<'f>(root: &Table<'f>, context: Context<'_>) -> Document<'f> {
     let count = ["allow", "deny", "expect"].map(|key| root.count(key)).iter().sum::<usize>();
     if count > RULES_MOST {
         let help = "is it the right file? `*`, `**` and roles say much in one rule";
-        root.error(format!("{count} rules and expectations are more than the {RULES_MOST} that a policy may have"), help);
+        root.error(
+            format!("{count} rules and expectations are more than the {RULES_MOST} that a policy may have"),
+            help,
+        );
         return Document { app: read_app(&app), rules: Vec::new(), expectations: Vec::new() };
     }
     let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow, context)).collect();

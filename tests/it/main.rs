@@ -30,6 +30,7 @@ mod stopping;
 mod stream;
 mod tls;
 mod wire;
+mod withdrawn;
 mod workers;
 mod workload;
 mod wsgi;

@@ -51,7 +51,12 @@ impl File {
         let text = Arc::clone(&self.text);
         let (root, errors) = DeTable::parse_recoverable(&text);
         for error in &errors {
-            self.report(self.problem(Severity::Error, error.span().unwrap_or(0..0), shown(error.message())));
+            match self.is_full() {
+                true => self.leave_out(Severity::Error),
+                false => {
+                    self.report(self.problem(Severity::Error, error.span().unwrap_or(0..0), shown(error.message())));
+                }
+            }
         }
         let made =
             if errors.is_empty() { read(&Table::new(&self, String::new(), 0..0, Some(root.get_ref()))) } else { None };

@@ -48,10 +48,10 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// How long a request may run on after a change before it is judged anew. With the time until a change is noticed and
 /// that for the store it makes less than the five seconds that the documentation promises.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_millis(1500);
 
 /// How long a store that does not answer is asked.
-const STORE_PATIENCE: Duration = Duration::from_secs(2);
+const STORE_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Between two questions to a store that does not answer.
 const STORE_RETRY: Duration = Duration::from_millis(250);

@@ -211,6 +211,27 @@ async fn a_stream_ends_with_the_token_that_it_was_opened_by() {
     assert_eq!(await_events(&gate, "stream-cut", 2).len(), 2);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_nobody_can_say_who_may_go_on_nobody_does() {
+    let gate = gate();
+    gate.user("ann", PASSWORD, &["reader"]);
+    let mut streams = Vec::new();
+    open(&gate.get("/app/stream").basic("ann", PASSWORD), "ann", &mut streams).await;
+    // Somebody else's hand in the store: nobody is told, and what is asked for is not there.
+    cut_by(&mut streams, "ann", || {
+        let script = "import sqlite3, sys\nstore = sqlite3.connect(sys.argv[1], timeout=10)\n\
+                      store.execute('ALTER TABLE user_roles RENAME TO elsewhere')\n\
+                      store.execute(\"UPDATE meta SET value = value + 1 WHERE key = 'version'\")\nstore.commit()\n";
+        let store = gate.path("data/portcullis.sqlite3");
+        let status = Command::new("python3").args(["-c", script]).arg(store).status().expect("Python runs");
+        assert!(status.success());
+    })
+    .await;
+    for record in await_events(&gate, "stream-cut", 2) {
+        assert_eq!(record["reason"], "store-unavailable");
+    }
+}
+
 /// A request whose body is sent piece by piece.
 async fn upload(gate: &Gate, http: Http, path: &str, authorization: &str) -> (mpsc::Sender<Bytes>, Answering) {
     let (sender, mut pieces) = mpsc::channel::<Bytes>(1);

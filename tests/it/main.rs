@@ -6,6 +6,7 @@ mod asgi;
 mod chaos;
 mod cli;
 mod corpus;
+mod decisions;
 mod development;
 mod edits;
 mod events;
@@ -23,6 +24,8 @@ mod preload;
 mod pythons;
 mod raw;
 mod reach;
+#[path = "../reference/mod.rs"]
+mod reference;
 mod reload;
 mod report;
 mod revocation;

@@ -30,7 +30,7 @@ fn policy(version: u64) -> String {
          identity_headers = true\napp_roles = [\"v{version}\"]\n",
         directory.display()
     );
-    let gap = "\n".repeat((FIRST_LINE + version) as usize - 1 - head.lines().count());
+    let gap = "\n".repeat(usize::try_from(FIRST_LINE + version).expect("a line") - 1 - head.lines().count());
     let rule = format!("[[allow]]\npath = \"/**\"\nwho = \"role:v{version}\"\n");
     format!("{head}{gap}{rule}[[deny]]\npath = \"/**\"\nunless_who = \"role:v{version}\"\n")
 }

@@ -195,7 +195,7 @@ async fn a_policy_that_the_gateway_may_not_read_is_named() {
     let installation = Setup::level("minimal").app("/app", "environ_app", OPEN).run_as(ordinary).install();
     let path = installation.path("policies/secret.toml");
     fs::write(&path, policy("/secret")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     let output = installation.command(&["check"]);
     assert_eq!(output.status.code(), Some(3), "{}", said(&output));
     let report = said(&output);

@@ -129,7 +129,7 @@ impl Edits {
         let _ = tokio::time::timeout(POLL, self.bell.rung.notified()).await;
     }
 
-    /// Follows a change that has begun until it seems complete: nothing has moved for [`QUIET`] or it does not cease, and
+    /// Follows a change that has begun until it seems complete: nothing has moved for 300 ms or it does not cease, and
     /// nobody who has written to a file still holds it open.
     pub async fn settled(&mut self, file: &Path, policies: &Path, begun: Stamp) -> Stamp {
         let (began, mut last, mut told) = (Instant::now(), begun, false);

@@ -4,7 +4,7 @@
 //! stream, a long download or an upload would go on for hours after its user was disabled. So every request under way
 //! stands in a list of its data thread: a few words in memory, no timer and no task. While there are any, the thread looks
 //! twice a second whether the rules or the store are others than those a request was judged by, or whether whom it belongs
-//! to has expired. If so, whatever still runs [`GRACE`] later is asked the same question again: the same target, method
+//! to has expired. If so, whatever still runs a second and a half later is asked the same question again: the same target, method
 //! and address, by the rules in force, for the principal as the store knows it now.
 //!
 //! The grace keeps what has always held for ordinary requests: they end under the snapshot they began with.
@@ -12,7 +12,7 @@
 //! An answer that has begun is cut, visibly (RFC 9112 section 8; RST_STREAM over HTTP/2). A request without an answer is
 //! refused like any other. The application sees a client that has left.
 //!
-//! If the store does not answer for [`STORE_PATIENCE`] after a change, nobody knows who may go on, and nobody does.
+//! If the store does not answer for as long after a change, nobody knows who may go on, and nobody does.
 
 use std::{
     cell::{Cell, RefCell},

@@ -5,7 +5,7 @@
 //! a look every two seconds is the net below: a directory that is exchanged, a link that now leads elsewhere (`..data` of
 //! a mounted ConfigMap), a file system without events all end in another stamp.
 //!
-//! A half-written file must not come into force. So what has changed has to have been still for [`QUIET`], and a file that
+//! A half-written file must not come into force. So what has changed has to have been still for 300 ms, and a file that
 //! has been written to and is still open for writing is waited for ([`Edits::settled`]).
 
 use std::{

@@ -8,7 +8,7 @@ use std::{
 
 /// Rooms of the main package and their floors; a room may use rooms below its own floor, or on it where
 /// [`NEVER`] does not say otherwise.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 25] = [
     ("main", 7),
     ("cli", 6),
     ("serve", 5),
@@ -20,6 +20,7 @@ const FLOORS: [(&str, u8); 24] = [
     ("snapshot", 3),
     ("audit", 3),
     ("certificates", 3),
+    ("edits", 3),
     ("policy", 2),
     ("store", 2),
     ("config", 2),
@@ -62,7 +63,7 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("jsonwebtoken", &["authn/jwt"]),
     ("landlock", &["app/confine.rs"]),
     ("listenfd", &["gateway/listener.rs"]),
-    ("notify", &["app/watch.rs"]),
+    ("notify", &["app/watch.rs", "edits.rs"]),
     ("ppp", &["gateway/listener.rs"]),
     ("pyo3", &["worker/"]),
     ("rcgen", &["control/"]),

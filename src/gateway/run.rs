@@ -146,6 +146,7 @@ fn run_thread(
             authn: shared.authn.clone(),
             audit: shared.audit.clone(),
             pools,
+            running: Rc::default(),
             access: Rc::clone(&access),
             clock: shared.clock.clone(),
             ids: RequestIds::new(random()),

@@ -304,13 +304,13 @@ fn check_overlaps(rules: &[WrittenRule<'_>], file: &str) {
                 if earlier.iter().any(|(other, _)| *other == number) {
                     continue;
                 }
-                for (_, other) in earlier.iter() {
-                    let Some(both) = overlap(other.verbs.as_deref(), rule.verbs.as_deref()) else { continue };
+                // One of those that are in its way is enough to say.
+                let clash = earlier
+                    .iter()
+                    .find_map(|(_, other)| Some((other.line, overlap(other.verbs.as_deref(), rule.verbs.as_deref())?)));
+                if let Some((line, both)) = clash {
                     value.error(
-                        format!(
-                            "two allows for `{pattern}` and {both}: lines {} and {} of {file}",
-                            other.line, rule.line
-                        ),
+                        format!("two allows for `{pattern}` and {both}: lines {line} and {} of {file}", rule.line),
                         "one has to go, or their `methods` have to differ",
                     );
                 }

@@ -90,6 +90,8 @@ const MAX_MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Time-outs of one application.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
 
+/// Rules and expectations of one policy: nobody reviews more, and reading them takes seconds.
+const RULES_MOST: usize = 20_000;
 /// A second factor used this long ago still counts: less is asked for anew at every click, more is none.
 const SECOND_FACTOR: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(90 * 24);
 
@@ -98,6 +100,15 @@ pub(super) fn read<'f>(root: &Table<'f>, context: Context<'_>) -> Document<'f> {
     let app = root.table("app");
     if !app.is_present() {
         root.required("app", "a policy begins with [app] and says what the application is");
+    }
+    let count = ["allow", "deny", "expect"].map(|key| root.count(key)).iter().sum::<usize>();
+    if count > RULES_MOST {
+        let help = "is it the right file? `*`, `**` and roles say much in one rule";
+        root.error(
+            format!("{count} rules and expectations are more than the {RULES_MOST} that a policy may have"),
+            help,
+        );
+        return Document { app: read_app(&app), rules: Vec::new(), expectations: Vec::new() };
     }
     let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow, context)).collect();
     rules.extend(root.tables("deny").iter().map(|table| rule(table, Effect::Deny, context)));

@@ -44,8 +44,16 @@ pub struct Setup {
 impl Setup {
     /// An installation of a level, without applications.
     pub fn level(level: &'static str) -> Self {
-        let cheap = LEAST_PASSWORD_COST.map(|line| ("passwords", line.to_owned()));
-        Self { level, config: cheap.to_vec(), more: String::new(), policies: Vec::new(), run_as: None }
+        let mut config = LEAST_PASSWORD_COST.map(|line| ("passwords", line.to_owned())).to_vec();
+        // A story that says `reload` must not find that it has happened already.
+        config.push(("gateway", UNWATCHED.to_owned()));
+        Self { level, config, more: String::new(), policies: Vec::new(), run_as: None }
+    }
+
+    /// Has edits come into force by themselves, as they do by default.
+    pub fn watching(mut self) -> Self {
+        self.config.retain(|(_, line)| line != UNWATCHED);
+        self
     }
 
     /// Adds a line to a section of `portcullis.toml`.
@@ -124,6 +132,9 @@ impl Setup {
 /// Password hashing at the least cost that configuration accepts; a test in `password.rs` proves that the default is
 /// the real one.
 const LEAST_PASSWORD_COST: [&str; 3] = ["memory_kib = 7168", "iterations = 1", "parallelism = 1"];
+
+/// Edits wait for `reload`.
+pub const UNWATCHED: &str = "watch = false";
 
 /// A directory that `init` made.
 pub struct Installation {

@@ -321,6 +321,10 @@ pub enum Reason {
     MethodNotPermitted,
     /// Credentials of a method that is not allowed here.
     MethodNotAllowed,
+    /// A browser asks for an origin that the application does not allow.
+    OriginNotAllowed,
+    /// It was asked more often than is allowed.
+    RateLimited,
     /// Nothing was presented and somebody has to.
     CredentialsRequired,
     /// What was presented is wrong, expired or revoked.
@@ -381,6 +385,8 @@ impl Reason {
             Self::ApplicationDisabled => "application-disabled",
             Self::MethodNotPermitted => "method-not-permitted",
             Self::MethodNotAllowed => "method-not-allowed",
+            Self::OriginNotAllowed => "origin-not-allowed",
+            Self::RateLimited => "rate-limited",
             Self::CredentialsRequired => "credentials-required",
             Self::CredentialsRejected => "credentials-rejected",
             Self::TokenNotForApplication => "token-not-for-application",

@@ -1,6 +1,6 @@
 //! Headers that keep answers where they belong, over HTTP/1.1 and HTTP/2.
 
-use crate::harness::{Answer, BOTH, Gate, Http, Setup};
+use crate::harness::{Answer, BOTH, Gate, Setup, repository};
 
 /// What is added to every answer that says nothing itself.
 const ADDED: [(&str, &str); 3] = [
@@ -9,36 +9,22 @@ const ADDED: [(&str, &str); 3] = [
     ("referrer-policy", "strict-origin-when-cross-origin"),
 ];
 
-fn gate() -> Gate {
-    let static_files = tempfile::tempdir().unwrap();
-    let app = static_files.path();
-    std::fs::create_dir(app.join("static")).unwrap();
-    std::fs::write(app.join("static/style.css"), "body {}").unwrap();
-    std::fs::copy(crate::harness::repository().join("tests/apps/answers.py"), app.join("answers.py")).unwrap();
-    let installation = Setup::level("minimal")
-        .app(
-            "/notes",
-            "answers",
-            "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\n\
-             [[allow]]\npath = \"/private\"\nwho = \"signed-in\"",
-        )
-        .app(
-            "/odd",
-            "answers",
-            "methods = \"password\"\ndefault = \"signed-in\"\n[app.headers]\nhsts = \"0s\"\nframe = \"deny\"\n\
-             nosniff = false\nreferrer = \"no-referrer\"\ncache = \"as-is\"",
-        )
-        .app("/plain", "answers", "methods = \"password\"\ndefault = \"signed-in\"\n[app.headers]\nhsts = false")
-        .app_in(
-            "/files",
-            app,
-            "answers",
-            "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\nserve_files = \"always\"",
-        )
-        .install();
-    let mut gate = installation.start();
-    gate.keep(static_files);
-    gate
+/// The files it serves are gone with the second.
+fn gate() -> (Gate, tempfile::TempDir) {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("static")).unwrap();
+    std::fs::write(home.path().join("static/style.css"), "body {}").unwrap();
+    std::fs::copy(repository().join("tests/apps/answers.py"), home.path().join("answers.py")).unwrap();
+    let open = "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"";
+    let closed = "methods = \"password\"\ndefault = \"signed-in\"\n[app.headers]";
+    let odd = "hsts = \"0s\"\nframe = \"deny\"\nnosniff = false\nreferrer = \"no-referrer\"\ncache = \"as-is\"";
+    let gate = Setup::level("minimal")
+        .app("/notes", "answers", &format!("{open}\n[[allow]]\npath = \"/private\"\nwho = \"signed-in\""))
+        .app("/odd", "answers", &format!("{closed}\n{odd}"))
+        .app("/plain", "answers", &format!("{closed}\nhsts = false"))
+        .app_in("/files", home.path(), "answers", &format!("{open}\nserve_files = \"always\""))
+        .start();
+    (gate, home)
 }
 
 fn all(answer: &Answer, name: &str) -> Vec<String> {
@@ -47,7 +33,7 @@ fn all(answer: &Answer, name: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn answers_of_an_application_have_a_safe_set_of_headers_once() {
-    let gate = gate();
+    let (gate, _home) = gate();
     for http in BOTH {
         for (path, signed_in) in [("/notes/", true), ("/notes/", false), ("/files/static/style.css", true)] {
             let ask = gate.get(path);
@@ -66,7 +52,7 @@ async fn answers_of_an_application_have_a_safe_set_of_headers_once() {
 
 #[tokio::test]
 async fn what_an_application_says_itself_stands() {
-    let gate = gate();
+    let (gate, _home) = gate();
     let own = "/notes/?X-Frame-Options=ALLOWALL&Referrer-Policy=origin&X-Content-Type-Options=sniff&\
                Strict-Transport-Security=max-age%3D1&Cache-Control=public,%20max-age%3D60";
     for http in BOTH {
@@ -85,7 +71,7 @@ async fn what_an_application_says_itself_stands() {
 
 #[tokio::test]
 async fn a_protected_answer_is_in_no_shared_cache_unless_the_application_says_so() {
-    let gate = gate();
+    let (gate, _home) = gate();
     for http in BOTH {
         let cached = async |path: &str, signed_in: bool| {
             let ask = gate.get(path);
@@ -113,7 +99,7 @@ async fn a_protected_answer_is_in_no_shared_cache_unless_the_application_says_so
 
 #[tokio::test]
 async fn browsers_are_told_to_come_by_https_where_they_should_remember_it() {
-    let gate = gate();
+    let (gate, _home) = gate();
     for http in BOTH {
         let hsts = async |path: &str, host: &str| {
             let answer = gate.get(path).admin().host(host).over(http).await;
@@ -134,8 +120,8 @@ async fn browsers_are_told_to_come_by_https_where_they_should_remember_it() {
 
 #[tokio::test]
 async fn refusals_keep_their_own_stricter_set() {
-    let gate = gate();
-    for http in [Http::One, Http::Two] {
+    let (gate, _home) = gate();
+    for http in BOTH {
         for path in ["/odd/", "/odd/boom"] {
             let ask = gate.get(path);
             let answer = if path.ends_with("boom") { ask.admin() } else { ask }.over(http).await;

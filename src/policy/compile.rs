@@ -257,7 +257,10 @@ fn warn_of_forbidden(methods: MethodSet, system: MethodSet, value: &Value<'_>) {
 }
 
 fn check_rule(rule: &WrittenRule<'_>, allowed: MethodSet, system: MethodSet, mount: Option<&Mount>) {
-    for (place, value) in &rule.paths {
+    for (i, (place, value)) in rule.paths.iter().enumerate() {
+        if rule.paths[..i].iter().any(|(other, _)| other == place) {
+            value.error(format!("`{place}` stands twice in this rule"), "once is enough");
+        }
         if let Named::One(pattern) = place {
             warn_of_mount(pattern, mount, value);
         }
@@ -294,10 +297,7 @@ fn warn_of_mount(pattern: &Pattern, mount: Option<&Mount>, value: &Value<'_>) {
 fn check_overlaps(rules: &[WrittenRule<'_>], file: &str) {
     let mut seen = HashMap::<(bool, &Pattern), Vec<(usize, &WrittenRule<'_>)>>::new();
     for (number, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.effect == Effect::Allow) {
-        for (i, (place, value)) in rule.paths.iter().enumerate() {
-            if rule.paths[..i].iter().any(|(other, _)| other == place) {
-                value.error(format!("`{place}` stands twice in this rule"), "once is enough");
-            }
+        for (place, value) in &rule.paths {
             for pattern in place.members() {
                 let earlier = seen.entry((rule.reports, pattern)).or_default();
                 if earlier.iter().any(|(other, _)| *other == number) {

@@ -2,6 +2,7 @@
 
 mod loading;
 mod random;
+#[path = "../../tests/reference/mod.rs"]
 mod reference;
 mod tables;
 
@@ -14,7 +15,7 @@ use std::{
 
 use http::{Method as Verb, Version};
 
-use super::{Application, Context, Question, decide, explain, load, rule::list};
+use super::{Application, Context, Known, Question, decide, explain, load, rule::list};
 use crate::{
     model::{Method, MethodSet, Name, Principal, SecurityLevel, Verified},
     target::{Pattern, Target},
@@ -50,6 +51,22 @@ pub(super) fn asked(line: &str) -> Asked {
     Asked { verb, path, principal: principal(who, by, only), from: from.parse().unwrap() }
 }
 
+/// The same for the slow reference.
+pub(super) fn naive(asked: &Asked) -> reference::Naive {
+    let verified = asked.principal.verified();
+    reference::Naive {
+        verb: asked.verb.to_string(),
+        path: target(&asked.path).path().to_string(),
+        name: asked.principal.name().map(ToOwned::to_owned),
+        is_service: matches!(asked.principal, Principal::Service(_)),
+        roles: verified.map(|v| v.roles.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        by: asked.principal.method().word().to_owned(),
+        credential: verified.and_then(|v| v.credential.as_deref().map(ToOwned::to_owned)),
+        from: asked.from.to_canonical(),
+        only: verified.and_then(|v| v.applications.as_ref()).map(|only| only.iter().map(ToString::to_string).collect()),
+    }
+}
+
 fn principal(who: &str, by: &str, only: Option<&str>) -> Principal {
     if who == "anonymous" {
         return Principal::Anonymous;
@@ -78,6 +95,15 @@ pub(super) fn read(files: &[(&str, &str)], system: MethodSet) -> super::Loaded {
 }
 
 pub(super) fn read_at(files: &[(&str, &str)], system: MethodSet, level: SecurityLevel) -> super::Loaded {
+    read_knowing(files, system, level, None)
+}
+
+pub(super) fn read_knowing(
+    files: &[(&str, &str)],
+    system: MethodSet,
+    level: SecurityLevel,
+    known: Option<&Known>,
+) -> super::Loaded {
     let sources: Vec<_> = files
         .iter()
         .map(|(file, text)| Source { file: (*file).into(), text: (*text).to_owned(), base: "/srv/policies".into() })
@@ -95,7 +121,7 @@ pub(super) fn read_at(files: &[(&str, &str)], system: MethodSet, level: Security
             namespaces: &namespaces,
             networks: &networks,
             paths: &paths,
-            known: None,
+            known,
             is_directory: &is_directory,
         },
     )

@@ -25,6 +25,7 @@ mod pythons;
 mod raw;
 mod reach;
 mod reload;
+mod report;
 mod revocation;
 mod spoofing;
 mod static_files;

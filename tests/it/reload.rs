@@ -197,10 +197,13 @@ async fn a_new_version_that_cannot_start_leaves_the_old_one_running() {
 async fn what_looks_protective_and_is_not_known_is_refused() {
     let gate = gate();
     for (more, key) in [
-        ("[[allow]]\npath = \"/admin/**\"\nwho = \"signed-in\"\nmfa = \"15m\"\n", "`mfa`"),
-        ("[[allow]]\npath = \"/admin/**\"\nwho = \"signed-in\"\nlimit = \"5/s\"\n", "`limit`"),
-        ("[[deny]]\npath = \"/admin/**\"\nmode = \"report\"\n", "`mode`"),
-        ("[[expect]]\nrequest = \"GET /app/admin\"\nas = { anonymous = \"deny\" }\n", "`expect`"),
+        ("[[deny]]\npath = \"/admin/**\"\nmfa = \"15m\"\n", "`mfa`"),
+        ("[[allow]]\npath = \"/admin/**\"\nwho = \"signed-in\"\nlimit = \"5/s\"\n", "does not say per whom"),
+        ("[[deny]]\npath = \"/admin/**\"\nmode = \"off\"\n", "`off` is not a mode"),
+        (
+            "[[expect]]\nrequest = \"GET /app/admin\"\nas = { anonymous = \"deny\" }\n",
+            "anonymous is expected to get `deny`, and gets `allow`",
+        ),
         ("[[deny]]\npath = \"/admin/**\"\nwho = []\n", "empty list"),
         ("[[allow]]\npath = \"/admin/**\"\n", "`who`"),
     ] {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{super::Python, all, read, read_at};
 use crate::{
     model::{Method, MethodSet, Name, SecurityLevel},
-    policy::{Default_, Interface, Limit, ServeFiles},
+    policy::{Default_, Interface, Known, Limit, ServeFiles},
 };
 
 /// Every key there is.
@@ -387,4 +387,162 @@ fn development_is_warned_of_and_refused_where_everything_is_locked_down() {
     let off = [("policies/notes.toml", &*format!("{SMALL}reload = false\ndefault = \"deny\"\n"))];
     let (apps, warnings) = read_at(&off, MethodSet::ALL, SecurityLevel::LockedDown).unwrap();
     assert!(!apps[0].reload && warnings.is_empty());
+}
+
+/// The warnings of a policy that loads, one a line.
+fn warned(more: &str) -> String {
+    let text = format!("{}{more}", SMALL.replace("\"password\"", "[\"password\", \"token\"]"));
+    let (_, warnings) = read(&[("p.toml", &text)], MethodSet::ALL).unwrap_or_else(|p| panic!("{}", all(&p)));
+    warnings.iter().map(|warning| format!("{warning}\n")).collect()
+}
+
+#[test]
+fn an_allow_that_never_decides_is_named_with_those_that_do() {
+    let allow = |path: &str, more: &str| format!("[[allow]]\npath = {path}\nwho = \"signed-in\"\n{more}");
+    let get = "methods = [\"GET\"]\n";
+    // The first of two is always taken by others; the rules begin at line 6.
+    for (rules, lines) in [
+        ([allow("\"/a/**\"", ""), allow("[\"/a\", \"/a/*\", \"/a/*/**\"]", "")].concat(), "line 9"),
+        ([allow("\"/a/**\"", get), allow("[\"/a\", \"/a/*\", \"/a/*/**\"]", "")].concat(), "line 10"),
+        (
+            [allow("\"/*/**\"", ""), allow("\"/*\"", ""), allow("\"/*/*\"", ""), allow("\"/*/*/**\"", "")].concat(),
+            "lines 9, 12, 15",
+        ),
+    ] {
+        let said = warned(&rules);
+        assert!(said.starts_with("p.toml:7:8: this allow never decides: "), "{rules}{said}");
+        assert!(said.contains(&format!("{lines} is always more specific")), "{rules}{said}");
+        assert_eq!(said.lines().count(), 1, "{rules}{said}");
+    }
+    for rules in [
+        [allow("\"/a/**\"", ""), allow("[\"/a\", \"/a/*\"]", "")].concat(),
+        [allow("\"/a/**\"", ""), allow("[\"/a\", \"/a/b\", \"/a/*/**\"]", get)].concat(),
+        [allow("\"/a/**\"", get), allow("[\"/a\", \"/a/b\", \"/a/b/**\"]", "")].concat(),
+        [allow("\"/a/*\"", get), allow("\"/a/*\"", "methods = [\"HEAD\"]\n")].concat(),
+        allow("\"/**\"", "methods = [\"PROPFIND\"]\n") + &allow("\"/*/**\"", get),
+    ] {
+        assert_eq!(warned(&rules), "", "{rules}");
+    }
+}
+
+#[test]
+fn a_deny_that_nobody_passes_is_named_where_it_hides_an_allow() {
+    let allow = "[[allow]]\npath = \"/a/**\"\nwho = \"signed-in\"\n";
+    let deny = |path: &str, more: &str| format!("{allow}[[deny]]\npath = {path}\n{more}");
+    let hidden = warned(&deny("[\"/a\", \"/a/**\"]", ""));
+    assert_eq!(
+        hidden,
+        "p.toml:7:8: nobody gets this far: the deny of line 9 holds for everybody (it can go, unless the deny was meant to spare somebody (`unless_who`))\n"
+    );
+    let everything = warned(&deny("\"/**\"", ""));
+    assert!(everything.starts_with("p.toml:10:8: this deny shadows everything") && everything.lines().count() == 1);
+    for rules in [
+        deny("\"/a/*\"", ""),
+        deny("\"/a/**\"", "unless_who = \"role:x\"\n"),
+        deny("\"/a/**\"", "methods = [\"GET\"]\n"),
+        deny("\"/a/**\"", "from = \"10.0.0.0/8\"\n"),
+        deny("\"/a/**\"", "auth = \"password\"\n"),
+        deny("\"/a/**\"", "mode = \"report\"\n"),
+        deny("\"/**\"", "who = \"user:ann\"\n"),
+    ] {
+        assert_eq!(warned(&rules), "", "{rules}");
+    }
+    let spared =
+        warned("[[deny]]\npath = \"/a\"\nwho = [\"user:ann\", \"role:x\"]\nunless_who = [\"signed-in\", \"role:x\"]\n");
+    assert!(spared.contains("spares everybody it names"), "{spared}");
+}
+
+#[test]
+fn a_rule_that_nobody_can_meet_says_why() {
+    for (rule, words) in [
+        ("who = \"service:bot\"\nauth = \"password\"", "service:bot can only come by token"),
+        ("who = \"anyone\"", "`anyone` means everybody who signed in here"),
+        ("who = \"signed-in\"\nmfa = \"15m\"", "nobody can meet `mfa`"),
+        ("who = \"signed-in\"\nmethods = [\"GET\", \"TRACE\"]", "TRACE never reaches an application"),
+    ] {
+        let said = warned(&format!("[[allow]]\npath = \"/a\"\n{rule}\n"));
+        assert!(said.contains(words) && said.lines().count() == 1, "{rule}: {said}");
+    }
+}
+
+#[test]
+fn who_is_not_there_is_named_when_somebody_looked() {
+    let rules = "[[allow]]\npath = \"/a\"\nwho = [\"role:sales\", \"role:slaes\", \"user:bob\", \"service:bot\", \"token:tok_1\"]\n";
+    let text = SMALL.replace("\"password\"", "\"token\"") + "default = \"role:staff\"\n" + rules;
+    let name = |name: &str| Name::parse(name).unwrap();
+    let known = Known {
+        roles: [name("sales")].into(),
+        users: [name("ann")].into(),
+        services: [name("bot")].into(),
+        tokens: [].into(),
+    };
+    let (_, warnings) =
+        super::read_knowing(&[("p.toml", &text)], MethodSet::ALL, SecurityLevel::Normal, Some(&known)).unwrap();
+    let said: String = warnings.iter().map(|warning| format!("{warning}\n")).collect();
+    for words in [
+        "p.toml:6:11: there is no role `staff` (nobody can meet this until there is: `portcullis role add staff`)",
+        "there is no role `slaes` (nobody can meet this; did you mean `role:sales`?)",
+        "there is no user `bob`",
+        "there is no token `tok_1`",
+    ] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    assert_eq!(said.lines().count(), 4, "{said}");
+}
+
+#[test]
+fn a_group_holds_wherever_its_name_stands() {
+    check(
+        &format!("{SMALL}[[deny]]\npath = \"asets\"\n"),
+        &[":7:8: there is no group of paths `asets`", "did you mean `assets`?"],
+    );
+    check(&format!("{SMALL}[[deny]]\npath = \"admin\"\n"), &["a path begins with a slash: `/admin`"]);
+    check(&format!("{SMALL}[[deny]]\npath = [\"/a\", \"/a\"]\n"), &["`/a` stands twice"]);
+    let twice = "[[allow]]\npath = \"assets\"\nwho = \"anyone\"\n[[allow]]\npath = \"/a/*\"\nwho = \"anyone\"\n";
+    check(&format!("{SMALL}{twice}"), &["two allows for `/a/*` and every method: lines 6 and 9"]);
+}
+
+#[test]
+fn where_everything_is_locked_down_the_default_is_written() {
+    let problems = read_at(&[("p.toml", SMALL)], MethodSet::ALL, SecurityLevel::LockedDown).unwrap_err();
+    assert!(all(&problems).contains("/notes has no `default`") && problems[0].line == 2, "{}", all(&problems));
+    let written = format!("{SMALL}default = \"deny\"\n");
+    assert!(read_at(&[("p.toml", &written)], MethodSet::ALL, SecurityLevel::LockedDown).is_ok());
+}
+
+#[test]
+fn what_a_policy_expects_of_itself_has_to_hold() {
+    let expect = |request: &str, more: &str| {
+        format!("{SMALL}default = \"signed-in\"\n[[expect]]\nrequest = \"{request}\"\n{more}\n")
+    };
+    for good in [
+        "as = { anonymous = \"sign-in\", signed-in = \"allow\", \"user:ann role:x\" = \"allow\" }",
+        "as = { \"service:bot\" = \"deny\", \"token:tok_1\" = \"deny\" }",
+        "by = \"token\"\nas = { signed-in = \"deny\" }",
+    ] {
+        assert_eq!(refused(&[("p.toml", &expect("GET /notes/x", good))]), "loads", "{good}");
+    }
+    check(
+        &expect("GET /notes/x", "as = { signed-in = \"deny\" }"),
+        &[
+            ":9:20: signed-in is expected to get `deny`, and gets `allow`",
+            "as somebody (password): decided by the default, signed-in",
+        ],
+    );
+    for (request, more, words) in [
+        ("GET /notes/x", "", "[expect] has no `as`"),
+        ("GET /notes/x", "as = {}", "`as` names nobody"),
+        ("GET /notes/x", "as = { nobody = \"deny\" }", "`nobody` names nobody"),
+        ("GET /notes/x", "as = { anyone = \"deny\" }", "`anyone` is nobody in particular"),
+        ("GET /notes/x", "as = { \"user:a user:b\" = \"deny\" }", "names two at once"),
+        ("GET /notes/x", "as = { anonymous = \"refuse\" }", "one of: allow, deny, sign-in, mfa"),
+        ("GET /notes/x", "as = { anonymous = \"signin\" }", "did you mean `sign-in`?"),
+        ("GET /notes/x", "from = \"here\"\nas = { anonymous = \"deny\" }", "`here` is not an address"),
+        ("GET /notes/../x", "as = { anonymous = \"deny\" }", "is refused for everybody"),
+        ("get /notes/x", "as = { anonymous = \"deny\" }", "did you mean `GET`?"),
+        ("/notes/x", "as = { anonymous = \"deny\" }", "is not a method and a path"),
+        ("GET /other/x", "as = { anonymous = \"deny\" }", "is a path of no application, not of /notes"),
+    ] {
+        check(&expect(request, more), &[words]);
+    }
 }

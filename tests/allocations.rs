@@ -1,4 +1,5 @@
 //! What the request path asks of the allocator. A program of its own, because it counts for the whole process.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,6 @@
 //! The recipes of `policies/recipes/`: each loads without a warning that its text does not explain, keeps what it
 //! expects of itself, and every case of its cases file holds.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -7,6 +7,7 @@ mod chaos;
 mod cli;
 mod corpus;
 mod cors;
+mod decisions;
 mod development;
 mod events;
 mod examples;
@@ -24,6 +25,8 @@ mod preload;
 mod pythons;
 mod raw;
 mod reach;
+#[path = "../reference/mod.rs"]
+mod reference;
 mod reload;
 mod report;
 mod revocation;

@@ -100,10 +100,6 @@ impl Reference {
         }
     }
 
-    pub fn has_denies(&self) -> bool {
-        !self.denies.is_empty()
-    }
-
     /// Two allows that would both be the most specific.
     pub fn overlaps(&self) -> bool {
         let pairs = self.allows.iter().enumerate().flat_map(|(i, a)| self.allows[..i].iter().map(move |b| (a, b)));

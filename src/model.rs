@@ -338,6 +338,10 @@ pub enum Reason {
     MethodNotPermitted,
     /// Credentials of a method that is not allowed here.
     MethodNotAllowed,
+    /// A browser asks for an origin that the application does not allow.
+    OriginNotAllowed,
+    /// It was asked more often than is allowed.
+    RateLimited,
     /// Nothing was presented and somebody has to.
     CredentialsRequired,
     /// What was presented is wrong, expired or revoked.
@@ -400,6 +404,8 @@ impl Reason {
             Self::ApplicationHere => "application-here",
             Self::MethodNotPermitted => "method-not-permitted",
             Self::MethodNotAllowed => "method-not-allowed",
+            Self::OriginNotAllowed => "origin-not-allowed",
+            Self::RateLimited => "rate-limited",
             Self::CredentialsRequired => "credentials-required",
             Self::CredentialsRejected => "credentials-rejected",
             Self::TokenNotForApplication => "token-not-for-application",

@@ -184,6 +184,7 @@ async fn serve(
         current: Current::new(snapshot),
         authn,
         audit: audit.clone(),
+        limits: Arc::default(),
         access: telemetry.open("access.log"),
         clock: clock.clone(),
         connections: Connections::new(config.limits.connections),
@@ -422,6 +423,7 @@ impl Operator {
         self.shared.current.swap(snapshot);
         self.shared.authn.invalidate();
         let world = self.shared.current.get();
+        self.shared.limits.keep(world.routes.all());
         self.bring(&world, prepared).await;
         let names = |snapshot: &Snapshot| -> Vec<Arc<str>> {
             snapshot.routes.all().iter().map(|app| Arc::clone(&app.name)).collect()

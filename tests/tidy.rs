@@ -51,7 +51,7 @@ const NEVER: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Foreign crates that live in one place, so that replacing one is a change in one place.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("argon2", &["authn/"]),
     ("arc_swap", &["snapshot.rs", "authn/"]),
     ("clap", &["cli/"]),
@@ -59,6 +59,7 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("clap_mangen", &["cli/"]),
     ("close_fds", &["app/confine.rs"]),
     ("dialoguer", &["cli/"]),
+    ("governor", &["gateway/limits.rs"]),
     ("hyper", &["gateway/", "app/"]),
     ("jsonwebtoken", &["authn/jwt"]),
     ("landlock", &["app/confine.rs"]),

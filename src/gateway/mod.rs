@@ -8,7 +8,9 @@ pub mod access_log;
 mod forward_auth;
 pub mod headers;
 pub mod http;
+pub mod limits;
 pub mod listener;
+pub mod outgoing;
 pub mod refusal;
 pub mod run;
 pub mod running;
@@ -40,6 +42,8 @@ use crate::{
     gateway::{
         access_log::{AccessLog, Record, RequestIds},
         http::Peer,
+        limits::Limits,
+        outgoing::Outgoing,
         refusal::{Refusal, Taste},
         running::{Judged, Running},
     },
@@ -57,6 +61,8 @@ pub struct Thread {
     pub authn: Arc<Authn>,
     /// Where refusals are recorded.
     pub audit: Audit,
+    /// How often who has asked.
+    pub limits: Arc<Limits>,
     /// Its lanes.
     pub pools: Rc<Pools>,
     /// Its requests under way.
@@ -79,6 +85,7 @@ impl Thread {
         peer: Peer,
         request: Request<Incoming>,
         record: &mut Record,
+        outgoing: &mut Outgoing,
     ) -> Result<Response<Body>, Refusal> {
         let (world, epoch) = (self.current.get(), self.authn.epoch());
         self.check_audit(&world)?;
@@ -96,7 +103,13 @@ impl Thread {
             .map_err(Refusal::bad_request)?;
         record.client = client.ip().to_canonical();
         let app = route(&world, &target, Place::Here)?;
+        record.application = Some(Arc::clone(&app.name));
+        outgoing.begin(app, &target, &parts);
+        if let Some(preflight) = outgoing.preflight() {
+            return preflight;
+        }
         let permit = self.judge(&world, app, target, &parts.method, &parts.headers, record).await?;
+        outgoing.signed_in = permit.principal().verified().is_some();
 
         let request_id = record.request.clone();
         let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
@@ -122,6 +135,7 @@ impl Thread {
         record: &mut Record,
     ) -> Result<Permit, Refusal> {
         record.application = Some(Arc::clone(&app.name));
+        self.limits.count_before(app, record.client)?;
         let principal = self.identify(world, app, headers, record).await?;
         let question =
             Question { system: world.config.security.methods, principal: &principal, method, from: record.client };
@@ -132,6 +146,7 @@ impl Thread {
         if let Some(denial) = permit.would_refuse() {
             self.audit_report(denial, record);
         }
+        self.limits.count(&permit, record.client)?;
         Ok(permit)
     }
 
@@ -151,18 +166,21 @@ impl Thread {
         let taste = Taste::of(request.headers());
         let bodiless = request.method() == Method::HEAD;
         let is_http1 = request.version() < Version::HTTP_2;
+        let mut outgoing = Outgoing::default();
         let outcome = if let Some(complaint) = complaint {
             Err(Refusal::bad_request(complaint))
         } else if request.uri() == "*" && request.method() == Method::OPTIONS {
             Ok(about_the_server())
         } else {
-            self.admit(peer, request, record).await
+            self.admit(peer, request, record, &mut outgoing).await
         };
+        let outcome = outcome.map(|response| outgoing.dress(response));
         let response = outcome.unwrap_or_else(|refusal| {
             record.reason = Some(refusal.reason);
             record.rule = refusal.rule.clone().or(record.rule.take());
             self.audit_refusal(&refusal, record);
             let mut response = refusal.respond(taste, &record.request, self.realm(record).as_str());
+            outgoing.dress_refusal(response.headers_mut());
             if is_http1 && refusal.ends_connection() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -254,15 +272,20 @@ impl Thread {
     }
 
     fn audit_refusal(&self, refusal: &Refusal, record: &Record) {
+        let Some(unrecorded) = refusal.audited() else { return };
         // Wrong credentials for a name are a failed sign-in of that name; everything else is a refusal.
         let failed_sign_in = refusal.reason == Reason::CredentialsRejected;
         let event = if failed_sign_in { event::SIGN_IN } else { event::REFUSAL };
         let claimed = record.claimed.as_ref().filter(|_| failed_sign_in).map(Name::as_str);
         let actor = record.principal.as_deref().or(claimed).unwrap_or("anonymous");
+        let mut details = details(record, "status", refusal.status().as_u16());
+        if unrecorded > 0 {
+            details["unrecorded"] = unrecorded.into();
+        }
         let mut refused = AuditRecord::new(self.clock.now(), event, actor)
             .target(audited_target(&record.method, &record.path))
             .refused(refusal.reason)
-            .details(details(record, "status", refusal.status().as_u16()));
+            .details(details);
         refused.rule = record.rule.as_ref().map(ToString::to_string);
         self.audit(refused, record);
     }

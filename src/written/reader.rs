@@ -113,13 +113,11 @@ pub struct Table<'f> {
     /// `None` stands for a table that is not there: every key of it is absent.
     table: Option<&'f DeTable<'f>>,
     asked: RefCell<Vec<&'static str>>,
-    /// Keys that were refused by name and need no second complaint.
-    refused: RefCell<Vec<&'static str>>,
 }
 
 impl<'f> Table<'f> {
     fn new(file: &'f File, name: String, span: Range<usize>, table: Option<&'f DeTable<'f>>) -> Self {
-        Self { file, name, span, table, asked: RefCell::default(), refused: RefCell::default() }
+        Self { file, name, span, table, asked: RefCell::default() }
     }
 
     /// The value of a key, if it is there.
@@ -183,17 +181,6 @@ impl<'f> Table<'f> {
         entries.collect()
     }
 
-    /// A key that the design has and this version has not: never ignored, because somebody relies on it.
-    pub fn unsupported(&self, refused: &'static str) {
-        let found = self.table.and_then(|table| table.get_key_value(refused));
-        if let Some((key, _)) = found {
-            let message = format!("`{}` is not supported yet by this version", key.get_ref());
-            let problem = self.file.problem(Severity::Error, key.span(), message);
-            self.file.report(problem.help("leave it out; nothing that looks protective is ever ignored"));
-            self.refused.borrow_mut().push(refused);
-        }
-    }
-
     /// Whether no error has been found in the file so far, and this table has no key that nobody asked for.
     #[must_use]
     pub fn is_clean(&self) -> bool {
@@ -233,8 +220,8 @@ impl<'f> Table<'f> {
 
     /// Keys that nobody asked for.
     fn unasked(&self) -> Vec<(&str, Range<usize>)> {
-        let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
-        let known = |key: &str| asked.iter().chain(refused.iter()).any(|known| *known == key || *known == ANY);
+        let asked = self.asked.borrow();
+        let known = |key: &str| asked.iter().any(|known| *known == key || *known == ANY);
         self.keys().filter(|(key, _)| !known(key)).collect()
     }
 
@@ -324,6 +311,12 @@ impl<'f> Value<'f> {
             DeValue::Boolean(value) => Some(*value),
             _ => self.wrong_kind("true or false", "write it without quotes"),
         }
+    }
+
+    /// Whether it is `false`, where that stands for something of another kind that is switched off.
+    #[must_use]
+    pub fn is_false(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Boolean(false))
     }
 
     /// A whole number within limits.

@@ -308,7 +308,8 @@ impl Gate {
     /// A request to be sent.
     pub fn ask(&self, method: &str, path: &str) -> Ask<'_> {
         let headers = HeaderMap::new();
-        Ask { gate: self, method: method.to_owned(), path: path.to_owned(), headers, body: Bytes::new() }
+        let (method, path, host) = (method.to_owned(), path.to_owned(), "localhost".to_owned());
+        Ask { gate: self, method, path, host, headers, body: Bytes::new() }
     }
 
     /// A GET to be sent.
@@ -499,11 +500,18 @@ pub struct Ask<'a> {
     gate: &'a Gate,
     method: String,
     path: String,
+    host: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Ask<'_> {
+    /// To another name of this gate than `localhost`.
+    pub fn host(mut self, host: &str) -> Self {
+        self.host = host.to_owned();
+        self
+    }
+
     /// With name and password.
     pub fn basic(self, name: &str, password: &str) -> Self {
         let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
@@ -577,11 +585,11 @@ impl Ask<'_> {
                     request = request.uri(self.path.as_str()).version(Version::HTTP_11);
                     let mut request = request.body(body).expect("a request");
                     *request.headers_mut() = self.headers.clone();
-                    request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("localhost"));
+                    request.headers_mut().entry("host").or_insert_with(|| self.host.parse().expect("a host"));
                     self.gate.http1().await.send_request(request).await
                 }
                 Http::Two => {
-                    request = request.uri(format!("https://localhost{}", self.path)).version(Version::HTTP_2);
+                    request = request.uri(format!("https://{}{}", self.host, self.path)).version(Version::HTTP_2);
                     let mut request = request.body(body).expect("a request");
                     *request.headers_mut() = self.headers.clone();
                     self.gate.http2().await.send_request(request).await

@@ -77,8 +77,8 @@ fn rules(count: usize) -> String {
 /// What is bad for a policy alone.
 fn for_policies() -> Vec<Bad> {
     vec![
-        content("a hundred thousand rules", "is larger than 4 MiB", rules(100_000)),
-        content("too many rules", "2001 rules", rules(2001)),
+        content("a hundred thousand rules", "100000 rules and expectations", rules(100_000)),
+        content("too many rules", "20001 rules", rules(20_001)),
         content("an empty policy", "[app]", ""),
     ]
 }

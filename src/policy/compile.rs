@@ -26,6 +26,10 @@ use crate::{
 pub fn load(sources: &[Source], context: Context<'_>) -> Loaded {
     let (mut applications, mut problems) = (Vec::<Loading>::new(), Vec::new());
     for source in sources {
+        if let Some(problem) = document::is_too_much(source) {
+            problems.push(problem);
+            continue;
+        }
         let (loading, found) = File::new(Arc::clone(&source.file), &source.text).read(|root| {
             let document = document::read(root, context);
             compile(root, document, source, context)

@@ -112,7 +112,8 @@ fn load(config: &Path, policies: Option<&Path>, listen: Option<SocketAddr>, cloc
     let named = config::load(config).ok().map(|(config, _)| config.policies);
     let policies = named.or(policies.map(Path::to_owned)).unwrap_or_default();
     let file = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
-    let mut stamp = Stamp::of(&file, &policies);
+    let first = Stamp::of(&file, &policies);
+    let mut stamp = first.clone();
     for _ in 0..READ_TRIES {
         let loaded = Snapshot::load(config, clock).map(|(mut snapshot, warnings)| {
             if let Some(listen) = listen {
@@ -127,7 +128,8 @@ fn load(config: &Path, policies: Option<&Path>, listen: Option<SocketAddr>, cloc
         stamp = now;
     }
     let problem = Problem::file(&config.to_string_lossy(), "this or a policy changes while it is read");
-    (Read { policies, stamp }, Err(vec![problem.help("try again when nobody writes any more")]))
+    // By the first stamp whoever watches sees that there is something to read, also if this was the last change.
+    (Read { policies, stamp: first }, Err(vec![problem.help("try again when nobody writes any more")]))
 }
 
 /// Why files are read again.
@@ -146,6 +148,8 @@ struct Refused {
     since: Timestamp,
     /// As `reload` shows it.
     report: String,
+    /// Whether only renewed certificates were looked at.
+    of_certificates: bool,
 }
 
 async fn serve(
@@ -414,7 +418,7 @@ impl Operator {
         let (snapshot, warnings, prepared) = match loaded {
             Ok(loaded) => loaded,
             Err(problems) => {
-                self.refuse(&problems);
+                self.refuse(&problems, false);
                 return Err(problems);
             }
         };
@@ -481,7 +485,7 @@ impl Operator {
     }
 
     /// What was read stays out of force, and everybody can see why.
-    fn refuse(&self, problems: &[Problem]) {
+    fn refuse(&self, problems: &[Problem], of_certificates: bool) {
         let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
         for line in &lines {
             tracing::error!("reload refused, the earlier configuration stays in force: {line}");
@@ -489,7 +493,7 @@ impl Operator {
         self.note(self.happened(event::RELOAD).details(serde_json::json!({ "refused": lines })).failed());
         let mut refused = self.refused();
         let since = refused.as_ref().map_or_else(|| self.shared.clock.now(), |refused| refused.since);
-        *refused = Some(Refused { since, report: written::render(problems, false) });
+        *refused = Some(Refused { since, report: written::render(problems, false), of_certificates });
     }
 
     /// What only looks like a change: a file that somebody has emptied to fill it again is not the wish to have every
@@ -550,8 +554,29 @@ impl Operator {
             let now = self.certificate_times();
             if now != seen {
                 seen = now;
-                tracing::info!("a certificate file changed: reloading");
-                let _ = self.reload_files(Cause::Noticed).await;
+                self.renew_certificates().await;
+            }
+        }
+    }
+
+    /// Certificates alone: edits of policies that wait for their word must not come into force with a renewal.
+    async fn renew_certificates(&self) {
+        let _one_at_a_time = self.read.lock().await;
+        let renewed = self.shared.current.get().renewed(&self.shared.clock);
+        let is_ours = |refused: &Option<Refused>| refused.as_ref().is_none_or(|refused| refused.of_certificates);
+        match renewed {
+            Ok(snapshot) => {
+                self.shared.current.swap(snapshot);
+                tracing::info!("a certificate file changed: certificates reloaded");
+                let mut refused = self.refused();
+                if is_ours(&refused) {
+                    *refused = None;
+                }
+            }
+            Err(problems) if is_ours(&self.refused()) => self.refuse(&problems, true),
+            // What was refused before is still what an operator has to mend first.
+            Err(problems) => {
+                problems.iter().for_each(|problem| tracing::error!("certificates stay as they are: {problem}"))
             }
         }
     }

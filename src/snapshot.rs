@@ -5,6 +5,7 @@
 use std::{collections::HashMap, path::Path, sync::Arc};
 
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 
 use crate::{
     app::{
@@ -51,30 +52,22 @@ impl Snapshot {
                 Vec::new()
             }
         };
-        let certificates = match Certificates::load(&config.tls, clock) {
-            Ok(certificates) => {
-                let shown = config.file.display().to_string();
-                warnings.extend(
-                    certificates
-                        .warnings
-                        .iter()
-                        .map(|warning| Problem { severity: Severity::Warning, ..Problem::file(&shown, warning) }),
-                );
-                Some(certificates)
-            }
-            Err(more) => {
-                problems.extend(
-                    more.iter()
-                        .map(|error| Problem::file(&error.file.display().to_string(), error.problem.to_string())),
-                );
+        let certificates = certificates(&config, clock).map_or_else(
+            |more| {
+                problems.extend(more);
                 None
-            }
-        };
+            },
+            |(certificates, more)| {
+                warnings.extend(more);
+                Some(certificates)
+            },
+        );
         let (wrong, gaps): (Vec<_>, Vec<_>) =
             isolation::problems(&config, &applications).into_iter().partition(Problem::is_error);
         problems.extend(wrong);
         warnings.extend(gaps);
         warnings.extend(unasked(&config, &applications));
+        warnings.extend(shared_with_a_proxy(&config, &applications));
         match certificates {
             Some(certificates) if problems.is_empty() => {
                 let here = applications.iter().filter(|app| !app.elsewhere);
@@ -87,7 +80,33 @@ impl Snapshot {
     }
 }
 
+/// What is in the files of certificates, and the warnings.
+fn certificates(config: &Config, clock: &Clock) -> Result<(Certificates, Vec<Problem>), Vec<Problem>> {
+    let shown = config.file.display().to_string();
+    let warning = |text: &String| Problem { severity: Severity::Warning, ..Problem::file(&shown, text) };
+    match Certificates::load(&config.tls, clock) {
+        Ok(certificates) => {
+            let warnings = certificates.warnings.iter().map(warning).collect();
+            Ok((certificates, warnings))
+        }
+        Err(errors) => Err(errors
+            .iter()
+            .map(|error| Problem::file(&error.file.display().to_string(), error.problem.to_string()))
+            .collect()),
+    }
+}
+
 impl Snapshot {
+    /// The same with certificates as they are in their files now.
+    ///
+    /// # Errors
+    /// What is wrong with them; nothing has been changed.
+    pub fn renewed(&self, clock: &Clock) -> Result<Self, Vec<Problem>> {
+        let (certificates, _warnings) = certificates(&self.config, clock)?;
+        let (config, routes, launches) = (self.config.clone(), self.routes.clone(), self.launches.clone());
+        Ok(Self { config, routes, certificates, loaded: self.loaded, launches })
+    }
+
     /// Which workers the requests of an application run in.
     #[must_use]
     pub fn launch(&self, application: &str) -> Option<LaunchKey> {
@@ -107,8 +126,19 @@ fn unasked(config: &Config, applications: &[Arc<Application>]) -> Option<Problem
     Some(warning.help("name the proxies in `trusted` under [forward_auth]"))
 }
 
+/// A proxy that may ask from an address which applications have too: they may ask as well, and say who they are for. That
+/// lets nobody in, but guesses past every limit per address.
+fn shared_with_a_proxy(config: &Config, applications: &[Arc<Application>]) -> Option<Problem> {
+    let here: Vec<_> = applications.iter().filter(|app| !app.elsewhere && app.enabled).map(|app| &*app.name).collect();
+    let is_loopback = |network: &&IpNet| network.addr().is_loopback();
+    let trusted = config.forward_auth.trusted.iter().find(is_loopback).filter(|_| !here.is_empty())?;
+    let text = format!("{trusted} may ask at /.portcullis/check, and so may what runs here: {}", here.join(", "));
+    let warning = Problem { severity: Severity::Warning, ..Problem::file(&config.file.display().to_string(), text) };
+    Some(warning.help("give the proxy an address of its own, or run those applications behind another gate"))
+}
+
 /// The mounts, found by the longest that the path is in.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Routes {
     by_mount: HashMap<Box<str>, Arc<Application>>,
     in_order: Vec<Arc<Application>>,

@@ -19,7 +19,7 @@
 //! Whoever may ask also says which client it asks for. That is all it can do with it: an answer lets nobody into
 //! anything that runs here, and what runs here is not answered about.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Uri, Version, header, request::Parts};
 use hyper::body::{Body as _, Incoming};
@@ -70,6 +70,8 @@ impl Thread {
         let target = Target::parse(uri(original.uri)?, Version::HTTP_11, Some(original.host))?;
         record.path = target.path().as_str().to_owned();
         let app = route(world, &target, Place::Elsewhere)?;
+        record.application = Some(Arc::clone(&app.name));
+        self.limits.count_before(app, record.client)?;
         let permit = self.judge(world, app, target, &original.method, &question.headers, record).await?;
         permitted(&permit, &record.request).ok_or_else(|| Reason::Internal.into())
     }

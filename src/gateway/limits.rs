@@ -2,6 +2,7 @@
 //!
 //! The algorithm is GCRA: a limit of 60 a minute lets 60 requests through at once after a pause, and one a second after
 //! that; there is no window whose edge lets twice as many through. A refused request costs the caller nothing.
+//! A caller with IPv6 is a /64; a /48 has places for so many of those, and all others of it share one budget.
 //!
 //! **What a flood of callers costs.** Every limit counts at most [`CALLERS`] callers one by one. Entries that say no more
 //! than none are dropped on the way. Whoever comes when all places are taken shares one of [`SHARED`] budgets with
@@ -18,7 +19,7 @@ use std::{
     net::IpAddr,
     num::NonZeroU32,
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -43,6 +44,8 @@ use crate::{
 
 /// Callers that a limit counts one by one: an entry has about 50 bytes, so some 4 MiB at most.
 const CALLERS: usize = 65_536;
+/// Places for one /48 of IPv6, which is what a single customer often has: 65,536 networks that each count as a caller.
+const CALLERS_OF_48: u32 = 1024;
 /// Budgets that all others share.
 const SHARED: u64 = 4096;
 /// New callers after which a limit looks for entries to drop, so that looking at all of them costs each a few.
@@ -74,6 +77,8 @@ impl Exceeded {
 pub struct Limits<C: Clock = MonotonicClock> {
     clock: C,
     by_id: RwLock<HashMap<Arc<str>, Arc<Counts<C>>>>,
+    /// By application: what the audit hears of rules that only report.
+    reports: RwLock<HashMap<Arc<str>, Arc<Telling<C>>>>,
 }
 
 impl<C: Clock + Clone> Limits<C> {
@@ -94,6 +99,13 @@ impl<C: Clock + Clone> Limits<C> {
     pub fn count(&self, permit: &Permit, address: IpAddr) -> Result<(), Exceeded> {
         let of_app = permit.app().limits.iter().filter(|limit| limit.per != Per::Address);
         self.count_each(of_app.chain(permit.limits()), address, permit.principal())
+    }
+
+    /// Whether the audit is told what a rule that only reports would have refused, at most [`AUDITED`] times a minute for
+    /// each application, and how many it was not told of before.
+    pub fn may_report(&self, application: &Arc<str>) -> Option<u64> {
+        let new = || Arc::new(Telling::new(self.clock.clone()));
+        found_or(&self.reports, application, new).tell(true)
     }
 
     /// Drops the counts of limits that are no longer among these applications'.
@@ -117,12 +129,37 @@ impl<C: Clock + Clone> Limits<C> {
     }
 
     fn counts(&self, limit: &Limit) -> Arc<Counts<C>> {
-        let known = self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(&limit.id).map(Arc::clone);
-        known.unwrap_or_else(|| {
-            let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(Counts::new(limit, self.clock.clone()));
-            Arc::clone(by_id.entry(Arc::clone(&limit.id)).or_insert_with(new))
-        })
+        found_or(&self.by_id, &limit.id, || Arc::new(Counts::new(limit, self.clock.clone())))
+    }
+}
+
+fn found_or<T>(all: &RwLock<HashMap<Arc<str>, Arc<T>>>, key: &Arc<str>, new: impl FnOnce() -> Arc<T>) -> Arc<T> {
+    let known = all.read().unwrap_or_else(PoisonError::into_inner).get(key).map(Arc::clone);
+    known.unwrap_or_else(|| {
+        let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(Arc::clone(key)).or_insert_with(new))
+    })
+}
+
+/// What the audit is told of something that may happen without end.
+struct Telling<C: Clock> {
+    often: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+    unrecorded: AtomicU64,
+}
+
+impl<C: Clock + Clone> Telling<C> {
+    fn new(clock: C) -> Self {
+        let often = RateLimiter::direct_with_clock(quota(AUDITED, AUDIT_LEAST), clock);
+        Self { often, unrecorded: AtomicU64::new(0) }
+    }
+
+    /// `Some` with how many were left out, if it is told now.
+    fn tell(&self, wanted: bool) -> Option<u64> {
+        if wanted && self.often.check().is_ok() {
+            return Some(self.unrecorded.swap(0, Ordering::Relaxed));
+        }
+        self.unrecorded.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 
@@ -134,6 +171,8 @@ enum Caller {
     V4(u32),
     /// The /64: a client has all of it, and can come from another address each time.
     V6(u128),
+    /// All of a /48 beyond its places.
+    Wide(u128),
     /// Whoever found no place.
     Shared(u64),
 }
@@ -160,8 +199,7 @@ struct Counts<C: Clock> {
     /// Which callers the audit has heard of lately ..
     told: Bounded<C>,
     /// .. and how often it was told at all.
-    telling: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
-    unrecorded: AtomicU64,
+    telling: Telling<C>,
     clock: C,
 }
 
@@ -171,8 +209,7 @@ impl<C: Clock + Clone> Counts<C> {
         Self {
             requests: Bounded::new(quota(limit.requests, limit.window), clock.clone()),
             told: Bounded::new(quota(NonZeroU32::MIN, hearing), clock.clone()),
-            telling: RateLimiter::direct_with_clock(quota(AUDITED, AUDIT_LEAST), clock.clone()),
-            unrecorded: AtomicU64::new(0),
+            telling: Telling::new(clock.clone()),
             clock,
         }
     }
@@ -180,13 +217,7 @@ impl<C: Clock + Clone> Counts<C> {
     fn count(&self, caller: &Caller) -> Result<(), Exceeded> {
         let Err(until) = self.requests.check(caller) else { return Ok(()) };
         // In this order: a caller who is known already must not use up what others need.
-        let tell = self.told.check(caller).is_ok() && self.telling.check().is_ok();
-        let unrecorded = if tell {
-            Some(self.unrecorded.swap(0, Ordering::Relaxed))
-        } else {
-            self.unrecorded.fetch_add(1, Ordering::Relaxed);
-            None
-        };
+        let unrecorded = self.telling.tell(self.told.check(caller).is_ok());
         Err(Exceeded { wait: until.wait_time_from(self.clock.now()), unrecorded })
     }
 }
@@ -225,6 +256,8 @@ impl<C: Clock> Bounded<C> {
 #[derive(Default)]
 struct Callers {
     known: DashMapStateStore<Caller>,
+    /// Places that each /48 has.
+    wide: Mutex<HashMap<u128, u32>>,
     new: Arc<AtomicUsize>,
     secret: RandomState,
 }
@@ -239,18 +272,42 @@ impl StateStore for Callers {
         if self.known.contains_key(caller) {
             return self.known.measure_and_replace(caller, measure);
         }
+        let wide = match caller {
+            Caller::V6(network) => Some(Caller::Wide(network >> 16)).filter(|_| self.has_its_places(network >> 16)),
+            _ => None,
+        };
+        if let Some(wide) = wide.as_ref().filter(|wide| self.known.contains_key(wide)) {
+            return self.known.measure_and_replace(wide, measure);
+        }
         self.new.fetch_add(1, Ordering::Relaxed);
         if self.known.len() < CALLERS {
-            return self.known.measure_and_replace(caller, measure);
+            if let (Caller::V6(network), None) = (caller, &wide) {
+                *self.wide.lock().unwrap_or_else(PoisonError::into_inner).entry(network >> 16).or_default() += 1;
+            }
+            return self.known.measure_and_replace(wide.as_ref().unwrap_or(caller), measure);
         }
         let shared = Caller::Shared(self.secret.hash_one(caller) % SHARED);
         self.known.measure_and_replace(&shared, measure)
     }
 }
 
+impl Callers {
+    fn has_its_places(&self, wide: u128) -> bool {
+        let places = self.wide.lock().unwrap_or_else(PoisonError::into_inner);
+        places.get(&wide).is_some_and(|places| *places >= CALLERS_OF_48)
+    }
+}
+
 impl ShrinkableKeyedStateStore<Caller> for Callers {
     fn retain_recent(&self, drop_below: Nanos) {
         self.known.retain_recent(drop_below);
+        let mut places = self.wide.lock().unwrap_or_else(PoisonError::into_inner);
+        places.clear();
+        for entry in &self.known {
+            if let Caller::V6(network) = entry.key() {
+                *places.entry(network >> 16).or_default() += 1;
+            }
+        }
     }
 
     fn len(&self) -> usize {
@@ -312,6 +369,34 @@ mod tests {
             counts.count(&known).is_ok() && counts.count(&known).is_err(),
             "the first are still counted one by one"
         );
+    }
+
+    #[test]
+    fn the_audit_hears_of_rules_that_report_so_often_and_then_how_often_it_did_not() {
+        let limits = Limits::<FakeRelativeClock>::default();
+        let (app, other) = (Arc::from("/app"), Arc::from("/other"));
+        let told = (0..1000).filter(|_| limits.may_report(&app) == Some(0)).count();
+        assert_eq!(told, 60);
+        assert_eq!(limits.may_report(&other), Some(0), "every application has its own");
+        limits.clock.advance(Duration::from_secs(1));
+        assert_eq!(limits.may_report(&app), Some(940));
+    }
+
+    #[test]
+    fn a_customer_with_many_networks_does_not_take_everybodys_place() {
+        let (counts, clock) = counts(2, 3600);
+        let wide = |prefix: u128| (0..65_536).map(move |network| Caller::V6(prefix << 16 | network));
+        let let_through = wide(1).filter(|caller| counts.count(caller).is_ok()).count();
+        assert_eq!(let_through, usize::try_from(CALLERS_OF_48).unwrap() + 2, "the rest of it has shared one budget");
+        assert!(counts.requests.limiter.len() < CALLERS / 32);
+        let others = [Caller::V6(2 << 16), Caller::V4(7)];
+        assert!(others.iter().all(|caller| counts.count(caller).is_ok()), "others are counted one by one");
+        // What says no more than nothing is dropped, and with it the places.
+        clock.advance(Duration::from_secs(7200));
+        for address in 0..=u32::try_from(SWEEP).unwrap() {
+            let _ = counts.count(&Caller::V4(address));
+        }
+        assert_eq!(wide(1).take(100).filter(|caller| counts.count(caller).is_ok()).count(), 100);
     }
 
     #[test]

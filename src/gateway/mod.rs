@@ -105,11 +105,12 @@ impl Thread {
         let app = route(&world, &target, Place::Here)?;
         record.application = Some(Arc::clone(&app.name));
         outgoing.begin(app, &target, &parts);
+        self.limits.count_before(app, record.client)?;
         if let Some(preflight) = outgoing.preflight() {
             return preflight;
         }
         let permit = self.judge(&world, app, target, &parts.method, &parts.headers, record).await?;
-        outgoing.signed_in = permit.principal().verified().is_some();
+        outgoing.personal = permit.is_personal();
 
         let request_id = record.request.clone();
         let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
@@ -134,8 +135,6 @@ impl Thread {
         headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Permit, Refusal> {
-        record.application = Some(Arc::clone(&app.name));
-        self.limits.count_before(app, record.client)?;
         let principal = self.identify(world, app, headers, record).await?;
         let question =
             Question { system: world.config.security.methods, principal: &principal, method, from: record.client };
@@ -143,10 +142,10 @@ impl Thread {
         let permit = policy::decide(app, target, &question).map_err(|denial| denied(denial, hidden))?;
         record.rule = permit.rule().cloned();
         record.allowed = true;
-        if let Some(denial) = permit.would_refuse() {
-            self.audit_report(denial, record);
-        }
         self.limits.count(&permit, record.client)?;
+        if let Some(denial) = permit.would_refuse() {
+            self.audit_report(denial, app, record);
+        }
         Ok(permit)
     }
 
@@ -278,25 +277,23 @@ impl Thread {
         let event = if failed_sign_in { event::SIGN_IN } else { event::REFUSAL };
         let claimed = record.claimed.as_ref().filter(|_| failed_sign_in).map(Name::as_str);
         let actor = record.principal.as_deref().or(claimed).unwrap_or("anonymous");
-        let mut details = details(record, "status", refusal.status().as_u16());
-        if unrecorded > 0 {
-            details["unrecorded"] = unrecorded.into();
-        }
         let mut refused = AuditRecord::new(self.clock.now(), event, actor)
             .target(audited_target(&record.method, &record.path))
             .refused(refusal.reason)
-            .details(details);
+            .details(details(record, "status", refusal.status().as_u16(), unrecorded));
         refused.rule = record.rule.as_ref().map(ToString::to_string);
         self.audit(refused, record);
     }
 
     /// A rule with `mode = "report"` would have refused what is let through.
-    fn audit_report(&self, denial: &Denial, record: &mut Record) {
+    fn audit_report(&self, denial: &Denial, app: &Application, record: &mut Record) {
         record.would_refuse = Some((denial.reason, denial.rule.clone()));
+        // The log has each of them; the audit keeps what it is told for ever, and anybody may be told of here.
+        let Some(unrecorded) = self.limits.may_report(&app.name) else { return };
         let actor = record.principal.as_deref().unwrap_or("anonymous");
         let mut reported = AuditRecord::new(self.clock.now(), event::WOULD_REFUSE, actor)
             .target(audited_target(&record.method, &record.path))
-            .details(details(record, "reason", denial.reason.id()));
+            .details(details(record, "reason", denial.reason.id(), unrecorded));
         reported.rule = denial.rule.as_ref().map(ToString::to_string);
         self.audit(reported, record);
     }
@@ -307,6 +304,7 @@ impl Thread {
             record,
             "method",
             principal.method().word(),
+            0,
         ));
         signed_in.credential = principal.verified().and_then(|v| v.credential.as_deref()).map(Into::into);
         self.audit(signed_in, record);
@@ -381,9 +379,12 @@ fn audited_target(method: &Method, path: &str) -> String {
     target
 }
 
-/// The request, the proxy that asked, if one did, and what belongs to the event.
-fn details(record: &Record, name: &str, value: impl Into<serde_json::Value>) -> serde_json::Value {
+/// The request, the proxy that asked, if one did, what belongs to the event, and how many like it were left out before.
+fn details(record: &Record, name: &str, value: impl Into<serde_json::Value>, unrecorded: u64) -> serde_json::Value {
     let mut details = serde_json::json!({ "request": record.request, name: value.into() });
+    if unrecorded > 0 {
+        details["unrecorded"] = unrecorded.into();
+    }
     if let Some(proxy) = record.asked_by {
         details["asked_by"] = proxy.to_string().into();
     }
@@ -440,9 +441,16 @@ fn denied(denial: Denial, hidden: bool) -> Refusal {
     if hidden { refusal.hidden() } else { refusal }
 }
 
-/// The methods of tunnels and echoes, which no application ever sees.
+/// The methods of tunnels and echoes, which no application ever sees, and those with a small letter: methods are
+/// case-sensitive (RFC 9110 section 9.1), rules compare them so, and nearly every framework does not. A `delete` that
+/// was judged as something else than DELETE would be run as DELETE.
 fn check_method(method: &Method) -> Result<(), Refusal> {
-    if matches!(*method, Method::CONNECT | Method::TRACE) { Err(Refusal::method()) } else { Ok(()) }
+    let has_two_readings = method.as_str().bytes().any(|byte| byte.is_ascii_lowercase());
+    match *method {
+        Method::CONNECT | Method::TRACE => Err(Refusal::method()),
+        _ if has_two_readings => Err(Refusal::method()),
+        _ => Ok(()),
+    }
 }
 
 /// What may not reach an application whatever its rules say.

@@ -24,8 +24,8 @@ pub struct Outgoing {
     /// The origin that may read the answer.
     origin: Option<HeaderValue>,
     preflight: bool,
-    /// Whether the answer is for somebody in particular.
-    pub signed_in: bool,
+    /// Whether the answer is not for everybody; see [`crate::policy::Permit::is_personal`].
+    pub personal: bool,
 }
 
 impl Outgoing {
@@ -59,7 +59,7 @@ impl Outgoing {
     pub fn dress(&self, mut response: Response<Body>) -> Response<Body> {
         let Some(app) = &self.app else { return response };
         let headers = response.headers_mut();
-        app.hygiene.add(headers, self.signed_in);
+        app.hygiene.add(headers, self.personal);
         self.add_hsts(app, headers);
         self.mark(app, headers);
         response

@@ -128,6 +128,15 @@ impl Drop for Request {
     }
 }
 
+/// While it lives, somebody looks after what runs.
+struct Watching(Rc<Running>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.watched.set(false);
+    }
+}
+
 impl Running {
     fn all(&self) -> Vec<Rc<Request>> {
         self.all.borrow().iter().filter_map(|(_, request)| request.upgrade()).collect()
@@ -159,12 +168,14 @@ impl Thread {
 
     /// Runs while there are requests under way.
     async fn look_after_the_running(self: Rc<Self>) {
+        // Whatever ends this, the next request has somebody look again.
+        let _watching = Watching(Rc::clone(&self.running));
         let mut due = None;
         loop {
             sleep(LOOK).await;
             let running = self.running.all();
             if running.is_empty() {
-                return self.running.watched.set(false);
+                return;
             }
             let (world, epoch, now) = (self.current.get(), self.authn.epoch(), self.clock.now());
             let running = running.into_iter().filter(|request| request.grant.withdrawn().is_none());
@@ -188,7 +199,7 @@ impl Thread {
     async fn judge_anew(&self, requests: Vec<Rc<Request>>) {
         // Both before the store is read: what changes meanwhile is one more change after this.
         let (world, epoch) = (self.current.get(), self.authn.epoch());
-        let mut asked = Asked::default();
+        let mut asked = Asked { known: HashMap::new(), until: Instant::now() + STORE_PATIENCE };
         for request in requests {
             let principal = request.judged.borrow().principal.clone();
             let outcome = self.ask_again(&principal, &mut asked).await;
@@ -214,7 +225,7 @@ impl Thread {
         if let Some((_, outcome)) = asked.known.get(&key) {
             return outcome.clone();
         }
-        let until = asked.given_up.unwrap_or_else(|| Instant::now() + STORE_PATIENCE);
+        let until = asked.until;
         let outcome = loop {
             match timeout_at(until, self.authn.again(principal)).await {
                 Ok(Outcome::Unavailable) if Instant::now() + STORE_RETRY < until => sleep(STORE_RETRY).await,
@@ -222,9 +233,6 @@ impl Thread {
                 Err(_) => break Outcome::Unavailable,
             }
         };
-        if matches!(outcome, Outcome::Unavailable) {
-            asked.given_up = Some(until);
-        }
         asked.known.insert(key, (Arc::clone(verified), outcome.clone()));
         outcome
     }
@@ -258,12 +266,11 @@ impl Thread {
 }
 
 /// What has been asked in one round.
-#[derive(Default)]
 struct Asked {
     /// By address; the principal is held, so that no other takes its place.
     known: HashMap<usize, (Arc<Verified>, Outcome)>,
-    /// When the store was given up.
-    given_up: Option<Instant>,
+    /// When the store is given up, for all of them together: a slow one must not stretch the promise by their number.
+    until: Instant,
 }
 
 /// Who asks now, if they may.

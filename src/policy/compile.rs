@@ -348,7 +348,8 @@ fn compile_rules(written: &[WrittenRule<'_>], file: &Arc<str>) -> Rules {
         all.sort_by_key(|&number| !rules[number].reports);
         tries(&rules, &all)
     });
-    Rules { enforced: tries(&rules, &enforced), trial, rules }
+    let by_network = rules.iter().any(|rule| !rule.from.is_empty());
+    Rules { enforced: tries(&rules, &enforced), trial, by_network, rules }
 }
 
 fn tries(rules: &[Rule], numbers: &[usize]) -> Tries {

@@ -71,8 +71,8 @@ impl Hygiene {
         self.hsts.as_ref()
     }
 
-    /// Adds what the application has not said itself to its answer to somebody who signed in, or did not.
-    pub fn add(&self, headers: &mut HeaderMap, signed_in: bool) {
+    /// Adds what the application has not said itself to its answer, which may be for not everybody.
+    pub fn add(&self, headers: &mut HeaderMap, personal: bool) {
         for (name, value) in &self.fixed {
             headers.entry(name).or_insert_with(|| value.clone());
         }
@@ -80,7 +80,7 @@ impl Hygiene {
         if !self.private || headers.contains_key(header::CACHE_CONTROL) {
             return;
         }
-        if signed_in {
+        if personal {
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("private"));
         }
         // The same address has another answer for whoever shows other credentials, or none.
@@ -109,14 +109,14 @@ mod tests {
         (read.unwrap(), problems.iter().map(ToString::to_string).collect())
     }
 
-    fn added(text: &str, own: &[(&'static str, &'static str)], signed_in: bool) -> Vec<String> {
+    fn added(text: &str, own: &[(&'static str, &'static str)], personal: bool) -> Vec<String> {
         let (hygiene, problems) = read_text(text);
         assert_eq!(problems, [""; 0]);
         let mut headers = HeaderMap::new();
         for (name, value) in own {
             headers.insert(*name, HeaderValue::from_static(value));
         }
-        hygiene.add(&mut headers, signed_in);
+        hygiene.add(&mut headers, personal);
         let mut lines: Vec<_> = headers.iter().map(|(n, v)| format!("{n}: {}", v.to_str().unwrap())).collect();
         lines.sort();
         lines

@@ -259,6 +259,8 @@ fn keep_first(first: &mut Option<usize>, number: usize) {
 pub struct Rules {
     /// In the order of the file.
     pub(super) rules: Vec<Rule>,
+    /// Whether any rule looks at where a client is.
+    pub(super) by_network: bool,
     /// Without the rules that only report.
     pub(super) enforced: Tries,
     /// With them, as if they were enforced; `None` if there are none.

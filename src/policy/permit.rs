@@ -61,6 +61,13 @@ impl Permit {
         self.rule.map_or(&[], |number| &self.app.rules.rules[number].limits)
     }
 
+    /// Whether the answer is not for everybody: somebody signed in, or rules look at where a client is. A shared cache
+    /// knows neither.
+    #[must_use]
+    pub fn is_personal(&self) -> bool {
+        self.principal.verified().is_some() || self.app.rules.by_network
+    }
+
     /// `SCRIPT_NAME`: the mount, empty for `/`.
     #[must_use]
     pub fn script_name(&self) -> &str {

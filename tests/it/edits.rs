@@ -224,3 +224,18 @@ async fn edits_wait_for_a_word_where_the_configuration_says_so() {
     fs::write(gate.path("policies/app.toml"), policy("/app", "anyone")).unwrap();
     becomes(&gate, "/app/x", 200).await;
 }
+
+/// A renewal by a program, at night: nobody has said that the edits are good.
+#[tokio::test]
+async fn a_renewed_certificate_brings_nothing_else_into_force() {
+    let gate = Setup::level("minimal").app("/app", "environ_app", &OPEN.replace("anyone", "deny")).start();
+    assert_eq!(code(&gate, "/app/x").await, 403);
+    gate.write_policy("app", &policy("/app", "anyone"));
+    let certificate = gate.path("certs/localhost.pem");
+    let text = fs::read_to_string(&certificate).unwrap();
+    fs::write(&certificate, text + "\n").unwrap();
+    gate.await_log("messages.log", |line| line.to_string().contains("certificates reloaded"));
+    assert_eq!(code(&gate, "/app/x").await, 403, "the edit waits for its word");
+    gate.cli(&["reload"]);
+    assert_eq!(code(&gate, "/app/x").await, 200);
+}

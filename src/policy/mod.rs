@@ -33,9 +33,11 @@
 //! * `mfa` refuses whoever is let in otherwise and has used no second factor; there are none yet, so it refuses all.
 //!
 //! `document` reads a file as written, `compile` makes of it what is meant, `lint` finds what was hardly meant, `expect`
-//! holds a policy to what it says of itself; `trie` finds the rules of a path, `judge` the verdict, `explain` its words.
+//! holds a policy to what it says of itself; `trie` finds the rules of a path, `judge` the verdict, `explain` its words,
+//! `diff` what a change does.
 
 mod compile;
+pub mod diff;
 mod document;
 mod expect;
 mod explain;

@@ -9,7 +9,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-const VERBS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "PROPFIND"];
+pub(super) const VERBS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "PROPFIND"];
 const WHO: [&str; 7] = ["anyone", "signed-in", "role:r", "role:s", "user:ann", "service:bot", "token:tok_1"];
 
 fn path() -> impl Strategy<Value = String> {
@@ -59,7 +59,7 @@ fn rule(effect: &'static str, methods: &[&'static str]) -> impl Strategy<Value =
     )
 }
 
-fn policy() -> impl Strategy<Value = String> {
+pub(super) fn policy() -> impl Strategy<Value = String> {
     let methods = prop::sample::subsequence(vec!["unauthenticated", "password", "token"], 1..=3);
     let default = select(vec!["deny", "signed-in", "anyone", "role:r"]);
     (methods, default, some(&["r", "s"], 0), select(vec!["/", "/m", "/m/n"])).prop_flat_map(

@@ -409,6 +409,18 @@ impl Diff<'_> {
         self.addresses.say(&change.from)
     }
 
+    /// Whether one change says all that another does, but for whom.
+    #[must_use]
+    pub fn covers(&self, change: &Change, other: &Change) -> bool {
+        let all = |by: Option<MethodSet>| by.unwrap_or(MethodSet::ALL);
+        change.gained == other.gained
+            && (change.was, change.is) == (other.was, other.is)
+            && all(other.by).without(all(change.by)).is_empty()
+            && other.verbs.is_subset(&change.verbs)
+            && other.from.is_subset(&change.from)
+            && other.places.is_subset(&change.places)
+    }
+
     /// What decided before.
     #[must_use]
     pub fn was(&self, change: &Change) -> Decider {

@@ -45,6 +45,7 @@ mod judge;
 mod lint;
 mod permit;
 pub mod rule;
+mod suite;
 mod trie;
 
 use std::{
@@ -56,13 +57,14 @@ use std::{
     time::Duration,
 };
 
-pub use compile::load;
+pub use compile::{load, load_unproved};
 pub use expect::{Expectation, cases};
 pub use explain::{Explanation, RuleStep};
 use ipnet::IpNet;
 pub use judge::Rules;
 pub use permit::{Denial, Permit};
 pub use rule::{Effect, Named, Rule, Who};
+pub use suite::{Proof, Suite};
 
 use crate::{
     model::{MethodSet, Name, Principal, Reason, SecurityLevel},

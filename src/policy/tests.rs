@@ -3,6 +3,7 @@
 mod diff;
 mod loading;
 mod random;
+#[path = "../../tests/reference/mod.rs"]
 mod reference;
 mod tables;
 
@@ -49,6 +50,22 @@ pub(super) fn asked(line: &str) -> Asked {
         }
     }
     Asked { verb, path, principal: principal(who, by, only), from: from.parse().unwrap() }
+}
+
+/// The same for the slow reference.
+pub(super) fn naive(asked: &Asked) -> reference::Naive {
+    let verified = asked.principal.verified();
+    reference::Naive {
+        verb: asked.verb.to_string(),
+        path: target(&asked.path).path().to_string(),
+        name: asked.principal.name().map(ToOwned::to_owned),
+        is_service: matches!(asked.principal, Principal::Service(_)),
+        roles: verified.map(|v| v.roles.iter().map(ToString::to_string).collect()).unwrap_or_default(),
+        by: asked.principal.method().word().to_owned(),
+        credential: verified.and_then(|v| v.credential.as_deref().map(ToOwned::to_owned)),
+        from: asked.from.to_canonical(),
+        only: verified.and_then(|v| v.applications.as_ref()).map(|only| only.iter().map(ToString::to_string).collect()),
+    }
 }
 
 fn principal(who: &str, by: &str, only: Option<&str>) -> Principal {

@@ -8,7 +8,7 @@
 //! they redirect to the other, and a rule that held for one alone would be a way around it. A *deny* is also asked about
 //! the other reading, a child of `/admin` with an empty name: `/admin/*` denies `/admin/`, but allows nothing there.
 
-use std::ops::ControlFlow;
+use std::{collections::HashMap, ops::ControlFlow};
 
 use http::Method as Verb;
 
@@ -22,6 +22,8 @@ pub(super) struct Trie(Vec<Node>);
 pub(super) struct Node {
     /// Sorted by text.
     pub literals: Vec<(Box<str>, usize)>,
+    /// The same hashed, where there are many: a search in 10,000 texts touches a dozen cache lines, this one or two.
+    hashed: HashMap<Box<str>, usize>,
     pub any: Option<usize>,
     /// Rules whose pattern ends here.
     pub here: Vec<Leaf>,
@@ -38,6 +40,9 @@ pub(super) struct Leaf {
     pub verbs: Verbs,
 }
 
+/// Up to so many texts, searching is as fast as hashing.
+const FEW: usize = 16;
+
 impl Trie {
     /// Leaves of one pattern keep the order they are given in.
     pub fn new<'r>(leaves: impl Iterator<Item = (&'r Pattern, Leaf)>) -> Self {
@@ -49,6 +54,9 @@ impl Trie {
             }
             let node = &mut trie.0[at];
             if pattern.is_below() { node.below.push(leaf) } else { node.here.push(leaf) }
+        }
+        for node in trie.0.iter_mut().filter(|node| node.literals.len() > FEW) {
+            node.hashed = node.literals.iter().cloned().collect();
         }
         trie
     }
@@ -122,6 +130,9 @@ impl Trie {
 impl Node {
     /// The child for a segment that some pattern names here.
     pub fn literal(&self, segment: &str) -> Option<usize> {
+        if !self.hashed.is_empty() {
+            return self.hashed.get(segment).copied();
+        }
         let found = self.literals.binary_search_by(|(literal, _)| (**literal).cmp(segment)).ok()?;
         Some(self.literals[found].1)
     }

@@ -6,6 +6,7 @@ mod asgi;
 mod chaos;
 mod cli;
 mod corpus;
+mod decisions;
 mod development;
 mod events;
 mod examples;
@@ -21,7 +22,10 @@ mod preload;
 mod pythons;
 mod raw;
 mod reach;
+#[path = "../reference/mod.rs"]
+mod reference;
 mod reload;
+mod report;
 mod revocation;
 mod spoofing;
 mod static_files;

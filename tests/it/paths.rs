@@ -1,32 +1,43 @@
 //! The path oracle: whatever spelling is sent, nobody reaches a protected view unasked, and the path that was judged
-//! is the path that ran.
+//! is the path that ran. Bare, in Flask and in Django; and what is decided is what is explained and what the slow
+//! reference says.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io::{Read, Seek, SeekFrom},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
+use portcullis::{
+    model::{MethodSet, Principal},
+    policy::{self, Application, Question},
+    snapshot::Routes,
+    target::Target,
+};
 use rustls::ClientConfig;
 
 use crate::{
-    harness::{ADMIN, BOTH, Gate, PATIENCE, Setup, repository},
+    harness::{ADMIN, BOTH, Gate, PATIENCE, Setup, repository, venv},
     raw::{Raw, RawAnswer},
+    reference::{Naive, Reference},
 };
 
-/// Two views of one application. `/`: all but `/admin` is open. `/shut`: nothing but `/public` is open.
+/// Four views. `/`, and Flask and Django below their mounts: all but `/admin` is open. `/shut`: nothing but `/public`
+/// is open.
 fn gate() -> Gate {
     let common = "methods = [\"unauthenticated\", \"password\"]\nworkers = 2\n";
+    let keeper = "default = \"anyone\"\n[[allow]]\npath = \"/admin/**\"\nwho = \"role:keeper\"\n";
+    let frameworks = repository().join("tests/apps/frameworks");
+    let python = format!("{common}python = \"{}\"\n{keeper}", venv().display());
+    let shut = "default = \"role:keeper\"\n[[allow]]\npath = \"/public/**\"\nwho = \"anyone\"\n";
     let gate = Setup::level("minimal")
-        .config("logs", "max_bytes = \"1GiB\"")
-        .app(
-            "/",
-            "oracle",
-            &format!("{common}default = \"anyone\"\n[[allow]]\npath = \"/admin/**\"\nwho = \"role:keeper\"\n"),
-        )
-        .app(
-            "/shut",
-            "oracle",
-            &format!("{common}default = \"role:keeper\"\n[[allow]]\npath = \"/public/**\"\nwho = \"anyone\"\n"),
-        )
+        .config("logs", "max_bytes = \"10GiB\"")
+        .app("/", "oracle", &format!("{common}{keeper}"))
+        .app("/shut", "oracle", &format!("{common}{shut}"))
+        .app_in("/flask", &frameworks, "oracle_flask", &python)
+        .app_in("/django", &frameworks, "oracle_django", &python)
         .start();
     gate.user("keeper", "a keeper's password", &["keeper"]);
     gate
@@ -44,6 +55,15 @@ async fn the_oracle_speaks_to_whom_the_rules_let_in() {
                 let answer = ask.over(http).await;
                 assert!(matches!(answer.code(), 401 | 403) && answer.header("x-generous").is_none(), "{path}");
             }
+        }
+        for framework in ["/flask", "/django"] {
+            for path in ["/admin", "/admin/", "/admin/users"] {
+                let ask = gate.get(&format!("{framework}{path}"));
+                let keeper = ask.basic("keeper", "a keeper's password").over(http).await;
+                assert_eq!((keeper.code(), keeper.header("x-protected")), (200, Some("yes")), "{framework}{path}");
+                assert_eq!(gate.get(&format!("{framework}{path}")).over(http).await.code(), 401);
+            }
+            assert_eq!(gate.get(&format!("{framework}/x")).over(http).await.code(), 200);
         }
         assert_eq!(gate.get("/elsewhere").over(http).await.header("x-protected"), None);
         assert_eq!(gate.get("/shut/public/page").over(http).await.code(), 200);
@@ -79,21 +99,28 @@ async fn every_line_of_the_corpus_has_its_outcome() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_mutation_over_http1_opens_a_protected_view() {
     let gate = gate();
-    let mutations: Vec<_> = Mutations::announced("HTTP/1.1").take(how_many()).collect();
-    let mut seen = Seen::default();
+    let mut seen = Seen::new(&gate);
     let tls = gate.tls(&[b"http/1.1"]);
-    let (mut sent, mut together) = (0, 200);
-    while sent < mutations.len() {
-        // One connection as far as it goes: what it refuses to parse ends it, and the next one goes on behind that.
-        let batch = &mutations[sent..mutations.len().min(sent + together)];
-        let answered = pipeline(&gate, &tls, batch, sent, &mut seen).await;
-        // A close with bytes unread may overtake an answer that was sent before it: whoever got none asks alone.
-        assert!(answered > 0 || together > 1, "{}: closed without an answer", escape(&batch[0]));
-        together = if answered == 0 { 1 } else { 200 };
-        sent += answered;
+    let mut mutations = Mutations::announced("HTTP/1.1").take(how_many()).peekable();
+    while mutations.peek().is_some() {
+        let round: Vec<_> = mutations.by_ref().take(ROUND).collect();
+        let (mut sent, mut together) = (0, 200);
+        while sent < round.len() {
+            // One connection as far as it goes: what it refuses to parse ends it, and the next one goes on behind that.
+            let batch = &round[sent..round.len().min(sent + together)];
+            let answered = pipeline(&gate, &tls, batch, sent, &mut seen).await;
+            // A close with bytes unread may overtake an answer that was sent before it: whoever got none asks alone.
+            assert!(answered > 0 || together > 1, "{}: closed without an answer", escape(&batch[0]));
+            together = if answered == 0 { 1 } else { 200 };
+            sent += answered;
+        }
+        seen.compare(&gate);
     }
-    seen.check(&gate);
+    seen.check("HTTP/1.1");
 }
+
+/// Requests whose log lines are compared together.
+const ROUND: usize = 20_000;
 
 /// Sends a batch without waiting for answers; tells how many came before the connection ended.
 async fn pipeline(gate: &Gate, tls: &Arc<ClientConfig>, batch: &[Vec<u8>], first: usize, seen: &mut Seen) -> usize {
@@ -111,14 +138,9 @@ async fn pipeline(gate: &Gate, tls: &Arc<ClientConfig>, batch: &[Vec<u8>], first
             return index;
         };
         let head = head.to_ascii_lowercase();
-        seen.note(
-            target,
-            path_sent(target, false),
-            code,
-            head.contains("x-protected"),
-            head.contains("x-generous"),
-            &body,
-        );
+        let reason = head.lines().find_map(|line| line.strip_prefix("portcullis-reason: ")).unwrap_or("").to_owned();
+        let (protected, generous) = (head.contains("x-protected"), head.contains("x-generous"));
+        seen.note(target, path_sent(target, false), &Came { code, reason, protected, generous, body: &body });
         if code == 200 {
             let document: serde_json::Value = serde_json::from_slice(&body).unwrap();
             assert_eq!(document["number"], (first + index).to_string(), "answers stay with their requests");
@@ -133,89 +155,186 @@ async fn pipeline(gate: &Gate, tls: &Arc<ClientConfig>, batch: &[Vec<u8>], first
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_mutation_over_http2_opens_a_protected_view() {
     let gate = gate();
-    let mut seen = Seen::default();
+    let mut seen = Seen::new(&gate);
     let sendable = |target: &Vec<u8>| {
         let authority = if target.starts_with(b"/") { &b"https://localhost"[..] } else { b"" };
         http::Uri::try_from([authority, target].concat()).ok().map(|uri| (target.clone(), uri))
     };
-    let mutations: Vec<_> =
-        Mutations::announced("HTTP/2").filter_map(|target| sendable(&target)).take(how_many()).collect();
+    let mut mutations =
+        Mutations::announced("HTTP/2").filter_map(|target| sendable(&target)).take(how_many()).peekable();
     let sender = gate.http2().await;
-    for batch in mutations.chunks(64) {
-        let mut streams = tokio::task::JoinSet::new();
-        for (target, uri) in batch.iter().cloned() {
-            let mut sender = sender.clone();
-            streams.spawn(async move {
-                let body = BoxBody::new(Empty::<Bytes>::new().map_err(|never| match never {}));
-                let sent_path = percent_decoded(uri.path().as_bytes());
-                let request = http::Request::get(uri).body(body).unwrap();
-                let response = sender.send_request(request).await.expect("an answer");
-                let (code, headers) = (response.status().as_u16(), response.headers().clone());
-                let body = response.into_body().collect().await.expect("a body").to_bytes();
-                (target, sent_path, code, headers, body)
-            });
+    while mutations.peek().is_some() {
+        for _ in 0..ROUND / 64 {
+            let mut streams = tokio::task::JoinSet::new();
+            for (target, uri) in mutations.by_ref().take(64) {
+                let mut sender = sender.clone();
+                streams.spawn(async move {
+                    let body = BoxBody::new(Empty::<Bytes>::new().map_err(|never| match never {}));
+                    let sent_path = percent_decoded(uri.path().as_bytes());
+                    let request = http::Request::get(uri).body(body).unwrap();
+                    let response = sender.send_request(request).await.expect("an answer");
+                    let (code, headers) = (response.status().as_u16(), response.headers().clone());
+                    let body = response.into_body().collect().await.expect("a body").to_bytes();
+                    (target, sent_path, code, headers, body)
+                });
+            }
+            while let Some(done) = streams.join_next().await {
+                let (target, sent_path, code, headers, body) = done.unwrap();
+                let reason = headers.get("portcullis-reason").map_or("", |reason| reason.to_str().unwrap()).to_owned();
+                let (protected, generous) = (headers.contains_key("x-protected"), headers.contains_key("x-generous"));
+                seen.note(&target, sent_path, &Came { code, reason, protected, generous, body: &body });
+            }
         }
-        while let Some(done) = streams.join_next().await {
-            let (target, sent_path, code, headers, body) = done.unwrap();
-            let (protected, generous) = (headers.contains_key("x-protected"), headers.contains_key("x-generous"));
-            seen.note(&target, sent_path, code, protected, generous, &body);
-        }
+        seen.compare(&gate);
     }
-    seen.check(&gate);
+    seen.check("HTTP/2");
 }
 
-/// What came of the mutations.
-#[derive(Default)]
+/// An answer, as far as the oracles look at it.
+struct Came<'a> {
+    code: u16,
+    reason: String,
+    protected: bool,
+    generous: bool,
+    body: &'a [u8],
+}
+
+/// What came of the mutations, and what should have.
 struct Seen {
-    codes: HashMap<u16, usize>,
+    routes: Routes,
+    references: Vec<(String, Reference)>,
+    codes: BTreeMap<u16, usize>,
+    /// Answers that were compared with the explanation and the reference.
+    judged: usize,
     /// By request id: what ran, and what was sent.
     ran: HashMap<String, (Vec<u8>, Vec<u8>)>,
+    /// Requests whose judged path was compared with the one that ran, and how far the log has been read for that.
+    compared: usize,
+    read: u64,
 }
 
 impl Seen {
-    fn note(
-        &mut self,
-        sent: &[u8],
-        sent_path: Option<Vec<u8>>,
-        code: u16,
-        protected: bool,
-        generous: bool,
-        body: &[u8],
-    ) {
+    fn new(gate: &Gate) -> Self {
+        let (config, _) = portcullis::config::load(&gate.path("portcullis.toml")).unwrap();
+        let (applications, _) = config.load_applications().unwrap();
+        let reference = |app: &Arc<Application>| {
+            let text = std::fs::read_to_string(gate.path(&app.file)).unwrap();
+            (app.name.to_string(), Reference::read(&text))
+        };
+        Self {
+            references: applications.iter().map(reference).collect(),
+            routes: Routes::new(applications),
+            codes: BTreeMap::new(),
+            judged: 0,
+            ran: HashMap::new(),
+            compared: 0,
+            read: 0,
+        }
+    }
+
+    fn note(&mut self, sent: &[u8], sent_path: Option<Vec<u8>>, came: &Came<'_>) {
         let shown = escape(sent);
-        *self.codes.entry(code).or_default() += 1;
-        assert!(!protected, "{shown} reached a protected view: {}", escape(body));
-        assert!(matches!(code, 200 | 400 | 401 | 403 | 404 | 405 | 414 | 421), "{shown}: {code}");
+        *self.codes.entry(came.code).or_default() += 1;
+        assert!(!came.protected, "{shown} reached a protected view: {}", escape(came.body));
+        // Frameworks redirect and miss by themselves.
+        let code = came.code;
+        assert!(matches!(code, 200 | 301 | 308 | 400 | 401 | 403 | 404 | 405 | 414 | 421), "{shown}: {code}");
+        self.judge(sent, sent_path.as_deref(), came);
         if code != 200 {
             return;
         }
-        let document: serde_json::Value = serde_json::from_slice(body).unwrap_or_else(|_| panic!("{shown}"));
+        let document: serde_json::Value = serde_json::from_slice(came.body).unwrap_or_else(|_| panic!("{shown}"));
         let ran = ran(&document);
-        assert!(!(generous && document["script"] == "/shut"), "{shown} reached a shut view: {}", escape(body));
+        assert!(!(came.generous && document["script"] == "/shut"), "{shown} reached a shut view: {document}");
         assert_eq!(sent_path.map(|path| escape(&path)), Some(escape(&ran)), "{shown}: what was sent is not what ran");
         self.ran.insert(document["request"].as_str().unwrap().to_owned(), (ran, sent.to_vec()));
     }
 
-    /// Every path that ran is the path that was judged, and there were enough of every kind to say so.
+    /// The answer, its explanation and the slow reference say the same.
+    fn judge(&mut self, sent: &[u8], sent_path: Option<&[u8]>, came: &Came<'_>) {
+        const BEFORE_ANY_RULE: [&str; 5] =
+            ["bad-request", "bad-path", "bad-host", "host-not-served", "http-method-refused"];
+        // The HTTP library itself refuses without a reason, and so do the frameworks, but not with these.
+        let by_the_library = came.reason.is_empty() && matches!(came.code, 400 | 405 | 414 | 421);
+        if by_the_library || BEFORE_ANY_RULE.contains(&came.reason.as_str()) {
+            return;
+        }
+        let shown = escape(sent);
+        let live = if came.reason.is_empty() { "allowed" } else { &came.reason };
+        let uri = http::Uri::try_from(sent).unwrap_or_else(|_| panic!("{shown} is no URI, and yet {live}"));
+        let target = Target::parse(uri, http::Version::HTTP_11, Some(b"localhost"))
+            .unwrap_or_else(|bad| panic!("{shown} is refused on paper ({bad}), and yet {live}"));
+        let question = Question {
+            system: MethodSet::ALL,
+            principal: &Principal::Anonymous,
+            method: &http::Method::GET,
+            from: [127, 0, 0, 1].into(),
+        };
+        let app = self.routes.find(target.path()).expect("`/` owns every path");
+        let explained = policy::explain(app, &target, &question);
+        assert_eq!(explained.reason.unwrap_or("allowed"), live, "{shown}: explained and live\n{explained}");
+        assert!(explained.allowed || explained.status == came.code, "{shown}: {explained}");
+
+        let path = String::from_utf8(sent_path.expect("what was judged can be decoded").to_vec()).unwrap();
+        let inside = |mount: &str| mount == "/" || path == mount || path.starts_with(&format!("{mount}/"));
+        let owners = self.references.iter().filter(|(mount, _)| inside(mount));
+        let (_, reference) = owners.max_by_key(|(mount, _)| mount.len()).unwrap();
+        let asked = Naive {
+            verb: "GET".to_owned(),
+            path: path.clone(),
+            name: None,
+            is_service: false,
+            roles: Vec::new(),
+            by: "unauthenticated".to_owned(),
+            credential: None,
+            from: [127, 0, 0, 1].into(),
+            only: None,
+        };
+        let slow = reference.answer(&["unauthenticated", "password", "token"], &asked);
+        let agrees = match live {
+            "allowed" => slow.starts_with("allowed by "),
+            reason => slow.starts_with(&format!("{} {reason} ", came.code)),
+        };
+        assert!(agrees, "{shown}: live {} {live}, the reference says {slow}", came.code);
+        self.judged += 1;
+    }
+
+    /// Every path that ran since the last time is the path that was judged.
+    fn compare(&mut self, gate: &Gate) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while !self.ran.is_empty() {
+            assert!(std::time::Instant::now() < deadline, "{} requests left no line", self.ran.len());
+            let mut file = std::fs::File::open(gate.path("logs/access.log")).unwrap();
+            file.seek(SeekFrom::Start(self.read)).unwrap();
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            // The last line may still be being written.
+            let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+            for line in whole.lines() {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"));
+                let Some((ran, sent)) = self.ran.remove(line["request"].as_str().unwrap()) else { continue };
+                let judged = line["path"].as_str().unwrap().as_bytes();
+                assert_eq!(escape(judged), escape(&ran), "{}: judged and ran", escape(&sent));
+                self.compared += 1;
+            }
+            self.read += whole.len() as u64;
+        }
+    }
+
+    /// There were enough of every kind to say so.
     #[allow(clippy::print_stdout, reason = "a failure is understood and repeated with what was printed")]
-    fn check(mut self, gate: &Gate) {
-        println!("outcomes: {:?}", self.codes);
+    fn check(self, over: &str) {
         let total: usize = self.codes.values().sum();
+        println!(
+            "{over}: {total} mutated requests, 0 reached a protected view; {} judged paths are what ran; {} answers are \
+             what is explained and what the reference says; statuses {:?}",
+            self.compared, self.judged, self.codes
+        );
         for code in [200, 400, 401] {
             let count = self.codes.get(&code).copied().unwrap_or(0);
             assert!(count * 20 > total, "too few {code} to prove anything: {:?}", self.codes);
         }
-        let deadline = std::time::Instant::now() + PATIENCE;
-        while !self.ran.is_empty() {
-            let mut logged = 0;
-            for line in gate.log("access.log") {
-                let Some((ran, sent)) = self.ran.remove(line["request"].as_str().unwrap()) else { continue };
-                let judged = line["path"].as_str().unwrap().as_bytes();
-                assert_eq!(escape(judged), escape(&ran), "{}: judged and ran", escape(&sent));
-                logged += 1;
-            }
-            assert!(logged > 0 || std::time::Instant::now() < deadline, "{} requests left no line", self.ran.len());
-        }
+        assert!(self.judged * 4 > total && self.compared * 5 > total, "too little was compared");
     }
 }
 
@@ -257,12 +376,15 @@ fn how_many() -> usize {
 }
 
 #[allow(clippy::disallowed_methods, reason = "a failure is tried again with the seed it printed")]
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     std::env::var("PORTCULLIS_SEED").map_or(0x9e37_79b9_7f4a_7c15, |seed| seed.parse().expect("a number"))
 }
 
 /// Request-targets, endlessly: good paths, spoiled.
 struct Mutations(u64);
+
+/// What a path is mounted at; the first is `/` itself.
+const MOUNTS: [&str; 3] = ["", "/flask", "/django"];
 
 const BEGINNINGS: [&str; 14] = [
     "/admin",
@@ -404,7 +526,8 @@ impl Iterator for Mutations {
     type Item = Vec<u8>;
 
     fn next(&mut self) -> Option<Vec<u8>> {
-        let mut path = self.pick(&BEGINNINGS).as_bytes().to_vec();
+        let (mount, beginning) = (self.pick(&MOUNTS), self.pick(&BEGINNINGS));
+        let mut path = [mount, beginning].concat().into_bytes();
         for _ in 0..self.below(4) {
             self.spoil(&mut path);
         }

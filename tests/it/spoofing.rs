@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Empty, combinators::BoxBody};
 use serde_json::Value;
 
 use crate::{
-    harness::{ADMIN, BOTH, Gate, Http, Setup},
+    harness::{ADMIN, BOTH, Gate, Http, Setup, repository, venv},
     raw::{Raw, tell},
 };
 
@@ -191,6 +191,31 @@ async fn identity_in_any_spelling_leaves_environ_as_it_was() {
     }
     assert_unseen(&gate, &alone, &EVERYWHERE[..1]).await;
     assert_unseen(&gate, &together, &EVERYWHERE).await;
+}
+
+/// What frameworks make of their environ, with user, address, headers and the address of the page.
+#[tokio::test]
+async fn identity_in_any_spelling_leaves_flask_and_django_as_they_were() {
+    let policy = format!(
+        "methods = [\"unauthenticated\", \"password\"]\ndefault = \"anyone\"\npython = \"{}\"\n",
+        venv().display()
+    );
+    let frameworks = repository().join("tests/apps/frameworks");
+    let gate = Setup::level("minimal")
+        .app_in("/flask", &frameworks, "oracle_flask", &policy)
+        .app_in("/django", &frameworks, "oracle_django", &policy)
+        .start();
+    let lies: Vec<Vec<_>> = KEYS
+        .map(|key| spellings(key).into_iter().map(|spelling| (spelling, "root".to_owned())).collect())
+        .into_iter()
+        .collect();
+    let places = [
+        ("GET", "/flask/environ", false),
+        ("GET", "/flask/environ", true),
+        ("GET", "/django/environ", false),
+        ("GET", "/django/environ", true),
+    ];
+    assert_unseen(&gate, &lies, &places).await;
 }
 
 #[tokio::test]

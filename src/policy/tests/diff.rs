@@ -5,9 +5,9 @@ use std::sync::Arc;
 use proptest::{prelude::*, sample::select};
 
 use super::{
-    Asked, asked,
-    random::{VERBS, policy},
-    read, target,
+    Asked, asked, read,
+    reference::generate::{VERBS, policy},
+    target,
 };
 use crate::{
     model::{Method, MethodSet},

@@ -1,21 +1,45 @@
-//! The same verdict, found slowly: strings, linear searches, no trie, nothing shared with the real one but the words.
+//! The verdict of a policy, found slowly: strings, linear searches, no trie, nothing shared with the real one but the
+//! words. Random policies and requests for it are in `generate`. Used by the tests of the policy and by those of the
+//! running gateway.
 
-use super::{Asked, target};
-use crate::model::{Method, MethodSet, Principal};
+pub mod generate;
+
+use std::net::IpAddr;
+
+/// A request as the reference sees it.
+#[derive(Debug, Clone)]
+pub struct Naive {
+    pub verb: String,
+    /// The canonical path with the mount.
+    pub path: String,
+    /// `None` is the anonymous principal.
+    pub name: Option<String>,
+    pub is_service: bool,
+    pub roles: Vec<String>,
+    /// `password` or `token`; `unauthenticated` for the anonymous principal.
+    pub by: String,
+    /// The public id of a token.
+    pub credential: Option<String>,
+    /// IPv4 inside IPv6 has been unwrapped.
+    pub from: IpAddr,
+    /// The applications a token is good for.
+    pub only: Option<Vec<String>>,
+}
 
 /// A policy as TOML sees it.
-pub(super) struct Reference {
+#[derive(Debug)]
+pub struct Reference {
     mount: String,
     methods: Vec<String>,
     default: String,
     app_roles: Vec<String>,
-    allows: Vec<Naive>,
-    denies: Vec<Naive>,
+    allows: Vec<Rule>,
+    denies: Vec<Rule>,
 }
 
 /// A rule at one of its paths.
-#[derive(Clone)]
-struct Naive {
+#[derive(Debug, Clone)]
+struct Rule {
     rule: usize,
     /// All its paths, as they are shown.
     shown: String,
@@ -45,7 +69,7 @@ impl Reference {
             let rules = document.get(key).and_then(toml::Value::as_array).cloned().unwrap_or_default();
             let naive = |(number, rule): (usize, &toml::Value)| {
                 let rule = rule.as_table().unwrap();
-                let one = |path: &String| Naive {
+                let one = |path: &String| Rule {
                     rule: number,
                     shown: strings(rule, "path").join(", "),
                     path: path.clone(),
@@ -76,10 +100,6 @@ impl Reference {
         }
     }
 
-    pub fn has_denies(&self) -> bool {
-        !self.denies.is_empty()
-    }
-
     /// Two allows that would both be the most specific.
     pub fn overlaps(&self) -> bool {
         let pairs = self.allows.iter().enumerate().flat_map(|(i, a)| self.allows[..i].iter().map(move |b| (a, b)));
@@ -91,9 +111,9 @@ impl Reference {
         })
     }
 
-    /// Status word, reason and pattern, as in [`super::answer`], without the methods to sign in by.
-    pub fn answer(&self, system: MethodSet, asked: &Asked) -> String {
-        let enforced = |rules: &[Naive]| rules.iter().filter(|rule| !rule.reports).cloned().collect::<Vec<_>>();
+    /// Status word, reason and pattern, as the tests of the policy write a verdict, without the methods to sign in by.
+    pub fn answer(&self, system: &[&str], asked: &Naive) -> String {
+        let enforced = |rules: &[Rule]| rules.iter().filter(|rule| !rule.reports).cloned().collect::<Vec<_>>();
         let (allows, denies) = (enforced(&self.allows), enforced(&self.denies));
         let answer = self.judge(&allows, &denies, system, asked);
         let reports = allows.len() + denies.len() < self.allows.len() + self.denies.len();
@@ -107,27 +127,25 @@ impl Reference {
         }
     }
 
-    fn judge(&self, allows: &[Naive], denies: &[Naive], system: MethodSet, asked: &Asked) -> String {
-        let path = target(&asked.path).path().to_string();
-        let info = if self.mount == "/" { path.as_str() } else { path.strip_prefix(&self.mount).unwrap() };
-        let permitted: Vec<&str> =
-            system.iter().map(Method::word).filter(|m| self.methods.iter().any(|a| a == m)).collect();
+    fn judge(&self, allows: &[Rule], denies: &[Rule], system: &[&str], asked: &Naive) -> String {
+        let path = asked.path.as_str();
+        let info = if self.mount == "/" { path } else { path.strip_prefix(&self.mount).unwrap() };
+        let permitted: Vec<&str> = system.iter().copied().filter(|m| self.methods.iter().any(|a| a == m)).collect();
         if permitted.is_empty() {
             return "403 method-not-permitted default".into();
         }
-        let came_by = asked.principal.method().word();
-        let anonymous = matches!(asked.principal, Principal::Anonymous);
+        let came_by = asked.by.as_str();
+        let anonymous = asked.name.is_none();
         if !anonymous && !permitted.contains(&came_by) {
             return "403 method-not-allowed default".into();
         }
-        let only = asked.principal.verified().and_then(|v| v.applications.clone());
-        if only.is_some_and(|only| !only.iter().any(|name| **name == *self.mount)) {
+        if asked.only.as_ref().is_some_and(|only| !only.contains(&self.mount)) {
             return "403 token-not-for-application default".into();
         }
         let denies: Vec<_> = denies.iter().filter(|deny| self.denies_now(deny, info, asked)).collect();
-        let allow = most_specific(allows, info, asked.verb.as_str());
+        let allow = most_specific(allows, info, &asked.verb);
         if !denies.is_empty() {
-            let helpless = |deny: &&&Naive| {
+            let helpless = |deny: &&&Rule| {
                 let others = permitted.iter().any(|m| *m != "unauthenticated" && !deny.auth.iter().any(|a| a == m));
                 let none = permitted.iter().all(|m| *m == "unauthenticated");
                 !anonymous || none || deny.unless_who.is_empty() && (deny.auth.is_empty() || !others)
@@ -173,7 +191,7 @@ impl Reference {
         })
     }
 
-    fn denies_now(&self, deny: &Naive, info: &str, asked: &Asked) -> bool {
+    fn denies_now(&self, deny: &Rule, info: &str, asked: &Naive) -> bool {
         let mut readings = vec![segments(info)];
         if info.len() > 1 && info.ends_with('/') {
             readings.push([segments(info), vec![""]].concat());
@@ -184,34 +202,31 @@ impl Reference {
             && (deny.verbs.is_empty() || get || deny.verbs.iter().any(|v| v == verb))
             && (deny.who.is_empty() || deny.who.iter().any(|who| self.is(who, asked)))
             && !deny.unless_who.iter().any(|who| self.is(who, asked))
-            && (deny.auth.is_empty() || deny.auth.iter().any(|m| m == asked.principal.method().word()))
+            && (deny.auth.is_empty() || deny.auth.contains(&asked.by))
             && from(deny, asked)
     }
 
-    fn is(&self, who: &str, asked: &Asked) -> bool {
-        let verified = asked.principal.verified();
-        let named = |name: &str| asked.principal.name() == Some(name);
+    fn is(&self, who: &str, asked: &Naive) -> bool {
+        let signed_in = asked.name.is_some();
+        let named = |name: &str| asked.name.as_deref() == Some(name);
         match who.split_once(':') {
-            None => who == "anyone" || verified.is_some(),
-            Some(("role", role)) => {
-                self.app_roles.iter().any(|held| held == role)
-                    || verified.is_some_and(|v| v.roles.iter().any(|held| held.as_str() == role))
-            }
-            Some(("user", name)) => named(name) && matches!(asked.principal, Principal::User(_)),
-            Some(("service", name)) => named(name) && matches!(asked.principal, Principal::Service(_)),
-            Some((_, id)) => verified.is_some_and(|v| v.credential.as_deref() == Some(id)),
+            None => who == "anyone" || signed_in,
+            Some(("role", role)) => self.app_roles.iter().chain(&asked.roles).any(|held| held == role),
+            Some(("user", name)) => named(name) && !asked.is_service,
+            Some(("service", name)) => named(name) && asked.is_service,
+            Some((_, id)) => signed_in && asked.credential.as_deref() == Some(id),
         }
     }
 }
 
-fn most_specific<'a>(allows: &'a [Naive], info: &str, verb: &str) -> Option<&'a Naive> {
+fn most_specific<'a>(allows: &'a [Rule], info: &str, verb: &str) -> Option<&'a Rule> {
     let named =
-        |rule: &Naive| allows.iter().any(|other| other.path == rule.path && other.verbs.iter().any(|v| v == verb));
-    let covers = |rule: &Naive| {
+        |rule: &Rule| allows.iter().any(|other| other.path == rule.path && other.verbs.iter().any(|v| v == verb));
+    let covers = |rule: &Rule| {
         let get = rule.verbs.iter().any(|v| v == "GET") && ["HEAD", "OPTIONS"].contains(&verb) && !named(rule);
         rule.verbs.is_empty() || get || rule.verbs.iter().any(|v| v == verb)
     };
-    let rank = |rule: &&Naive| -> (Vec<u8>, bool) {
+    let rank = |rule: &&Rule| -> (Vec<u8>, bool) {
         let rank = |segment: &&str| match *segment {
             "**" => 2,
             "*" => 1,
@@ -219,11 +234,11 @@ fn most_specific<'a>(allows: &'a [Naive], info: &str, verb: &str) -> Option<&'a 
         };
         (pattern(&rule.path).iter().map(rank).collect(), !rule.reports)
     };
-    let matching = |rule: &&Naive| covers(rule) && matches(&pattern(&rule.path), &segments(info));
+    let matching = |rule: &&Rule| covers(rule) && matches(&pattern(&rule.path), &segments(info));
     allows.iter().filter(matching).min_by_key(rank)
 }
 
-fn from(rule: &Naive, asked: &Asked) -> bool {
+fn from(rule: &Rule, asked: &Naive) -> bool {
     let is_in = |net: &String| match net.parse::<ipnet::IpNet>() {
         _ if net == "office" => {
             asked.from.to_string().starts_with(if asked.from.is_ipv4() { "10." } else { "2001:db8:" })

@@ -63,7 +63,7 @@ $(BENCH)/ready: benches/requirements.txt | system
 
 # A C compiler, Python with venv, and Rust: installed when we may, named when we may not. The tests of isolation run
 # workers as other users, who cannot read a Python in somebody's home: hence the system's own besides. Those of answers
-# that break off ask curl, as people do.
+# that break off ask curl, as people do. Those of forward-auth put nginx and Caddy in front.
 .PHONY: system
 system:
 	@missing=(); \
@@ -71,6 +71,8 @@ system:
 	python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv); \
 	[[ -x /usr/bin/python3 ]] || missing+=(python3); \
 	command -v curl >/dev/null || missing+=(curl); \
+	command -v nginx >/dev/null || missing+=(nginx-light); \
+	command -v caddy >/dev/null || missing+=(caddy); \
 	if ((${#missing[@]})); then \
 	  if [[ $$(id -u) == 0 ]] && command -v apt-get >/dev/null; then \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$${missing[@]}" >/dev/null; \

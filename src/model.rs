@@ -317,6 +317,10 @@ pub enum Reason {
     NoApplication,
     /// The application is switched off.
     ApplicationDisabled,
+    /// The application runs elsewhere, and was asked for here.
+    ApplicationElsewhere,
+    /// The application runs here, and a proxy asked about it as if it ran elsewhere.
+    ApplicationHere,
     /// The application (or rule) uses only methods that the system policy forbids.
     MethodNotPermitted,
     /// Credentials of a method that is not allowed here.
@@ -379,6 +383,8 @@ impl Reason {
             Self::AmbiguousCredentials => "ambiguous-credentials",
             Self::NoApplication => "no-application",
             Self::ApplicationDisabled => "application-disabled",
+            Self::ApplicationElsewhere => "application-elsewhere",
+            Self::ApplicationHere => "application-here",
             Self::MethodNotPermitted => "method-not-permitted",
             Self::MethodNotAllowed => "method-not-allowed",
             Self::CredentialsRequired => "credentials-required",

@@ -283,7 +283,7 @@ impl Operator {
             log: AppLog::new(self.telemetry.open_application(&app.name), log_path(config, &app.name)),
             development: app.reload.then(|| self.watchers.places(&app.name)),
         };
-        world.routes.all().iter().map(plan).collect()
+        world.routes.all().iter().filter(|app| !app.elsewhere).map(plan).collect()
     }
 
     /// Says where it is, on standard output and in the log.
@@ -299,7 +299,10 @@ impl Operator {
         }
         for app in world.routes.all().iter().filter(|app| app.enabled) {
             let origin = self.addresses.first().map(ToString::to_string).unwrap_or_default();
-            let _ = writeln!(out, "  https://{origin}{}  {}", app.name, app.title);
+            let _ = match app.elsewhere {
+                true => writeln!(out, "  elsewhere: {}  {}", app.name, app.title),
+                false => writeln!(out, "  https://{origin}{}  {}", app.name, app.title),
+            };
             if world.config.security.methods.and(app.methods).is_empty() {
                 tracing::warn!(
                     application = %app.name, methods = %app.methods, level = %world.config.security.level,
@@ -361,7 +364,7 @@ impl Operator {
             snapshot.routes.all().iter().map(|app| Arc::clone(&app.name)).collect()
         };
         let (old, new) = (names(&before), names(&world));
-        let restarted = world.routes.all().iter().filter(|app| {
+        let restarted = world.routes.all().iter().filter(|app| !app.elsewhere).filter(|app| {
             let earlier = before.routes.all().iter().find(|earlier| earlier.name == app.name);
             earlier.is_none_or(|earlier| Launch::of(&before.config, earlier) != Launch::of(&world.config, app))
         });
@@ -475,13 +478,22 @@ impl Operator {
                 name: app.name.to_string(),
                 title: app.title.clone(),
                 enabled: app.enabled,
-                state: reports.get(&app.name).map_or(status::AppState::Starting, |report| state(report.state)),
+                state: match reports.get(&app.name) {
+                    Some(report) => state(report.state),
+                    None if app.elsewhere && !app.enabled => status::AppState::Disabled,
+                    None if app.elsewhere => status::AppState::Elsewhere,
+                    None => status::AppState::Starting,
+                },
                 workers: reports.get(&app.name).map(workers).unwrap_or_default(),
                 restarts: reports.get(&app.name).map_or(0, |report| report.restarts),
                 recycled: reports.get(&app.name).map_or(0, |report| report.recycled),
                 last_error: reports.get(&app.name).and_then(|report| report.last_error.clone()),
-                log: log_path(&world.config, &app.name).display().to_string(),
-                isolation: isolation(&world.config, app),
+                log: if app.elsewhere {
+                    String::new()
+                } else {
+                    log_path(&world.config, &app.name).display().to_string()
+                },
+                isolation: if app.elsewhere { IsolationStatus::default() } else { isolation(&world.config, app) },
             })
             .collect()
     }

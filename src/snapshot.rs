@@ -74,10 +74,11 @@ impl Snapshot {
             isolation::problems(&config, &applications).into_iter().partition(Problem::is_error);
         problems.extend(wrong);
         warnings.extend(gaps);
+        warnings.extend(unasked(&config, &applications));
         match certificates {
             Some(certificates) if problems.is_empty() => {
-                let launches =
-                    applications.iter().map(|app| (Arc::clone(&app.name), Launch::of(&config, app).key())).collect();
+                let here = applications.iter().filter(|app| !app.elsewhere);
+                let launches = here.map(|app| (Arc::clone(&app.name), Launch::of(&config, app).key())).collect();
                 let routes = Routes::new(applications);
                 Ok((Self { config, routes, certificates, loaded: clock.now(), launches }, warnings))
             }
@@ -92,6 +93,18 @@ impl Snapshot {
     pub fn launch(&self, application: &str) -> Option<LaunchKey> {
         self.launches.get(application).copied()
     }
+}
+
+/// Applications that run elsewhere while no proxy may ask about them: nobody gets to them by way of this gate.
+fn unasked(config: &Config, applications: &[Arc<Application>]) -> Option<Problem> {
+    let elsewhere: Vec<_> =
+        applications.iter().filter(|app| app.elsewhere && app.enabled).map(|app| &*app.name).collect();
+    if elsewhere.is_empty() || !config.forward_auth.trusted.is_empty() {
+        return None;
+    }
+    let text = format!("no proxy may ask about what runs elsewhere: {}", elsewhere.join(", "));
+    let warning = Problem { severity: Severity::Warning, ..Problem::file(&config.file.display().to_string(), text) };
+    Some(warning.help("name the proxies in `trusted` under [forward_auth]"))
 }
 
 /// The mounts, found by the longest that the path is in.
@@ -117,6 +130,10 @@ impl Routes {
     /// Who owns `path`: the application with the longest mount that ends where a segment of the path does.
     #[must_use]
     pub fn find(&self, path: &NormalPath) -> Option<&Arc<Application>> {
+        // An application at `/` owns what no other does, but not what is the gate's own.
+        if path.is_reserved() {
+            return None;
+        }
         let path = path.as_str();
         let mut end = path.len();
         loop {

@@ -182,6 +182,18 @@ impl NormalPath {
         &self.0
     }
 
+    /// Whether it is below `/.portcullis`, where the gate itself answers or nobody.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        self.below(RESERVED).is_some()
+    }
+
+    /// What follows `prefix`, if the path is that or lies below it; always whole segments.
+    #[must_use]
+    pub fn below(&self, prefix: &str) -> Option<&str> {
+        self.strip_prefix(prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// The parts between the slashes; the last is empty if the path ends with a slash.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').skip(1)
@@ -258,6 +270,9 @@ pub struct Host {
 
 /// The port of `https`, which a client may leave out or not.
 const HTTPS: u16 = 443;
+
+/// The first segment that is the gate's own: no application is mounted there, nor reached there from `/`.
+const RESERVED: &str = "/.portcullis";
 
 /// The longest DNS name, RFC 1035 section 2.3.4, bytes.
 const NAME_MAX: usize = 253;
@@ -341,6 +356,9 @@ impl Mount {
         if text != "/" && text.ends_with('/') {
             return Err("it ends with a slash; leave that out");
         }
+        if path.is_reserved() {
+            return Err("its first segment, `.portcullis`, is the gate's own");
+        }
         Ok(Self(path.0))
     }
 
@@ -360,9 +378,7 @@ impl Mount {
     #[must_use]
     pub fn split<'a>(&self, path: &'a NormalPath) -> Option<(&'a str, &'a str)> {
         let script_name = self.script_name();
-        let rest = path.strip_prefix(script_name)?;
-        let whole_segments = rest.is_empty() || rest.starts_with('/');
-        whole_segments.then(|| path.split_at(script_name.len()))
+        path.below(script_name).map(|_| path.split_at(script_name.len()))
     }
 }
 

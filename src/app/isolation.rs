@@ -390,13 +390,14 @@ pub fn problems(config: &Config, applications: &[Arc<Application>]) -> Vec<Probl
     let file = config.file.display().to_string();
     let warning = |text: String| Problem { severity: Severity::Warning, ..Problem::file(&file, text) };
     let mut found = Vec::new();
-    let as_root = |app: &&Arc<Application>| app.enabled && config.namespace(&app.namespace).account.is_none();
-    let as_root: Vec<_> = applications.iter().filter(as_root).map(|app| &*app.name).collect();
+    let here: Vec<_> = applications.iter().filter(|app| app.enabled && !app.elsewhere).collect();
+    let as_root = |app: &&&Arc<Application>| config.namespace(&app.namespace).account.is_none();
+    let as_root: Vec<_> = here.iter().filter(as_root).map(|app| &*app.name).collect();
     if geteuid().is_root() && !as_root.is_empty() {
         let text = format!("the gateway is root, and so are the workers of {}", as_root.join(", "));
         found.push(warning(text).help("give their namespaces a `user`, or start the gateway as an ordinary one"));
     }
-    for app in applications.iter().filter(|app| app.enabled) {
+    for app in here {
         let namespace = config.namespace(&app.namespace);
         let isolation = Isolation::of(config, &namespace);
         if let Err(error) = isolation.switch() {

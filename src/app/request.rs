@@ -106,10 +106,7 @@ fn identity(permit: &Permit) -> Option<Bytes> {
     if added.is_empty() {
         return Some(verified.encoded.clone());
     }
-    let mut roles = verified.roles.clone();
-    roles.extend(added.iter().cloned());
-    roles.sort();
-    roles.dedup();
+    let roles = permit.app().roles_of(permit.principal());
     let kind = if matches!(permit.principal(), Principal::Service(_)) { "service" } else { "user" };
     Some(encode(verified, kind, &roles))
 }

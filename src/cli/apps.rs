@@ -28,9 +28,9 @@ pub(super) async fn app(context: &Context, command: AppCommand, out: &mut Out) -
     match command {
         AppCommand::List => list(context, out).await,
         AppCommand::Show(args) => show(context, &*find(context, &args.name)?, out).await,
-        AppCommand::Test(args) => test(context, &*find(context, &args.name)?, out).await,
+        AppCommand::Test(args) => test(context, &*find_here(context, &args.name)?, out).await,
         AppCommand::Logs(args) => logs::logs(context, args, out).await,
-        AppCommand::Reload(args) => reload(context, &*find(context, &args.name)?, out).await,
+        AppCommand::Reload(args) => reload(context, &*find_here(context, &args.name)?, out).await,
     }
 }
 
@@ -69,20 +69,23 @@ async fn show(context: &Context, app: &Application, out: &mut Out) -> Result {
     } else {
         format!("{permitted} (allows {}, the system permits {})", app.methods, context.config.security.methods)
     };
+    // A fact that is empty is not shown.
+    let here = |fact: String| if app.elsewhere { String::new() } else { fact };
     out.facts(&[
         ("name", app.name.to_string()),
         ("title", app.title.clone()),
         ("enabled", yes(app.enabled).to_owned()),
         ("policy", app.file.to_string()),
+        ("runs", if app.elsewhere { "elsewhere; proxies ask the gate".to_owned() } else { String::new() }),
         ("directory", app.directory.display().to_string()),
-        ("callable", format!("{}:{} ({})", app.module, app.callable, app.interface.word())),
-        ("python", app.python.as_ref().map_or_else(|| "python3 on the path".to_owned(), ToString::to_string)),
+        ("callable", here(format!("{}:{} ({})", app.module, app.callable, app.interface.word()))),
+        ("python", here(app.python.as_ref().map_or_else(|| "python3 on the path".to_owned(), ToString::to_string))),
         ("namespace", app.namespace.clone()),
         ("methods", methods),
-        ("static files", serve_word(app.serve_files).to_owned()),
+        ("static files", here(serve_word(app.serve_files).to_owned())),
         ("default", app.default.to_string()),
         ("roles inside", app.app_roles.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        ("workers", format!("{} with {} threads each", app.workers, app.threads)),
+        ("workers", here(format!("{} with {} threads each", app.workers, app.threads))),
         ("development", if app.reload { "changed files reload it".to_owned() } else { String::new() }),
         ("log", status.map(|status| status.log.clone()).unwrap_or_default()),
     ])?;
@@ -143,6 +146,15 @@ pub(super) fn find(context: &Context, name: &str) -> Result<Arc<Application>> {
     }
 }
 
+/// The same, for what is done to its workers.
+fn find_here(context: &Context, name: &str) -> Result<Arc<Application>> {
+    let app = find(context, name)?;
+    match app.elsewhere {
+        true => Err(Failure::Failed(format!("`{}` runs elsewhere: there are no workers of it here", app.name))),
+        false => Ok(app),
+    }
+}
+
 /// What the running gateway says of its applications; `None` if none runs.
 async fn running(context: &Context) -> Result<Option<Vec<AppStatus>>> {
     match context.ask(&Command::Apps).await? {
@@ -161,6 +173,7 @@ fn state_cell(running: Option<&[AppStatus]>, app: &Application) -> Cell {
         (_, Some(status)) => status::state_cell(status.state),
         (Some(_), None) => Cell::new("not loaded", Style::Warn),
         (None, _) if !app.enabled => Cell::new("disabled", Style::Dim),
+        (None, _) if app.elsewhere => Cell::new("elsewhere", Style::Dim),
         (None, _) => Cell::new("not running", Style::Dim),
     }
 }
@@ -171,6 +184,7 @@ fn app_json(context: &Context, app: &Application, status: Option<&AppStatus>) ->
         "name": &*app.name,
         "title": app.title,
         "enabled": app.enabled,
+        "elsewhere": app.elsewhere,
         "file": &*app.file,
         "directory": app.directory,
         "module": app.module,

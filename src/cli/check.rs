@@ -48,7 +48,7 @@ pub(super) async fn check(config: &Path, args: &CheckArgs, out: &mut Out) -> Res
     show(&warnings, out);
     let mut probes = Vec::new();
     let applications = snapshot.routes.all();
-    for app in applications.iter().filter(|app| app.enabled && !args.no_import) {
+    for app in applications.iter().filter(|app| app.enabled && !app.elsewhere && !args.no_import) {
         let probe = probe(&context, app).await;
         if !out.json {
             probe.show(out)?;

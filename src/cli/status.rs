@@ -160,7 +160,7 @@ pub(super) fn applications(applications: &[AppStatus], out: &mut Out) -> std::io
     out.table(["APPLICATION", "STATE", "WORKERS", "REQUESTS", "RESTARTS", "TITLE"], &rows)?;
     let walls: Vec<_> = applications
         .iter()
-        .filter(|app| app.enabled)
+        .filter(|app| app.enabled && app.state != AppState::Elsewhere)
         .map(|app| [Cell::new(&app.name, Style::Bold), Cell::from(&app.isolation.summary)])
         .collect();
     if !walls.is_empty() {
@@ -182,7 +182,7 @@ pub(super) fn applications(applications: &[AppStatus], out: &mut Out) -> std::io
 
 pub(super) fn state_cell(state: AppState) -> Cell {
     let style = match state {
-        AppState::Running => Style::Good,
+        AppState::Running | AppState::Elsewhere => Style::Good,
         AppState::Starting => Style::Warn,
         AppState::Failed => Style::Bad,
         AppState::Disabled => Style::Dim,

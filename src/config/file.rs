@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    Account, CertificateFiles, Config, DEFAULT_CERTIFICATE, DEFAULT_KEY, Gateway, Limits, Logs, Namespace, Passwords,
-    Security, Timeouts, Tls, TlsVersion, Tokens, WorkerLimits, account::Directory,
+    Account, CertificateFiles, Config, DEFAULT_CERTIFICATE, DEFAULT_KEY, ForwardAuth, Gateway, Limits, Logs, Namespace,
+    Passwords, Security, Timeouts, Tls, TlsVersion, Tokens, WorkerLimits, account::Directory,
 };
 use crate::{
     model::{Method, MethodSet, SecurityLevel},
@@ -64,6 +64,7 @@ pub(super) fn read(root: &Table<'_>, file: &Path, directory: &Path, cores: usize
         file: file.to_path_buf(),
         root: directory.to_path_buf(),
         gateway: gateway(&root.table("gateway"), cores),
+        forward_auth: forward_auth(&root.table("forward_auth")),
         tls: tls(&root.table("tls"), security.level, directory),
         security,
         tokens: tokens(&root.table("tokens")),
@@ -106,11 +107,11 @@ fn pattern(text: &str) -> Result<Pattern, String> {
 }
 
 fn gateway(table: &Table<'_>, cores: usize) -> Gateway {
-    let networks = |key| each(table.value(key), |value| value.parse(parse_network, "such as 10.0.0.0/8 or 192.0.2.7"));
     let listen = table.value("listen");
     if let Some(value) = listen.as_ref().filter(|value| value.items().is_empty()) {
         value.error("`listen` is an empty list", "such as listen = [\"127.0.0.1:8443\"]");
     }
+    let networks = |key| each(table.value(key), |value| value.parse(parse_network, "such as 10.0.0.0/8 or 192.0.2.7"));
     let written = listen.is_some();
     let listen = each(listen, address);
     let redirect = table.value("redirect_listen");
@@ -123,6 +124,15 @@ fn gateway(table: &Table<'_>, cores: usize) -> Gateway {
         proxy_protocol: networks("proxy_protocol"),
         hosts: each(table.value("hosts"), |value| value.parse(host, "such as \"apps.example.org\"")),
     }
+}
+
+fn forward_auth(table: &Table<'_>) -> ForwardAuth {
+    // Who asks also says for which client it asks: that is for proxies, never for everybody.
+    let proxies = |text: &str| match parse_network(text) {
+        Ok(network) if network.prefix_len() == 0 => Err("is everybody".to_owned()),
+        read => read,
+    };
+    ForwardAuth { trusted: each(table.value("trusted"), |value| value.parse(proxies, "such as 127.0.0.1 or 10.0.0.7")) }
 }
 
 fn address(value: &Value<'_>) -> Option<SocketAddr> {

@@ -46,6 +46,8 @@ pub struct Config {
     pub root: PathBuf,
     /// `[gateway]`
     pub gateway: Gateway,
+    /// `[forward_auth]`
+    pub forward_auth: ForwardAuth,
     /// `[tls]`
     pub tls: Tls,
     /// `[security]`
@@ -91,6 +93,13 @@ pub struct Gateway {
     pub proxy_protocol: Vec<IpNet>,
     /// `hosts`: accepted host names, lower case, without ports; empty, the default, is any.
     pub hosts: Vec<Box<str>>,
+}
+
+/// `[forward_auth]`: proxies in front of applications that run elsewhere.
+#[derive(Debug, Clone)]
+pub struct ForwardAuth {
+    /// `trusted`: networks of the proxies that may ask. Default none, and then nobody is answered.
+    pub trusted: Vec<IpNet>,
 }
 
 /// `[tls]`

@@ -28,6 +28,9 @@ pub fn template(listen: SocketAddr, level: SecurityLevel, certificate: &str, key
 # proxy_protocol = []                  # networks that must speak the PROXY protocol
 # hosts = []                           # host names that are served; empty is any
 
+[forward_auth]
+# trusted = []                         # proxies that may ask about applications which run elsewhere; none is off
+
 [tls]
 {minimum} # 1.2 | 1.3; the default follows the security level
 

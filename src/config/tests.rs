@@ -29,6 +29,9 @@ trusted_proxies = ["10.0.0.0/8", "192.0.2.7"]
 proxy_protocol = "10.0.0.1"
 hosts = ["Apps.Example.org."]
 
+[forward_auth]
+trusted = ["127.0.0.1", "10.0.0.7"]
+
 [tls]
 minimum = "1.3"
 
@@ -118,6 +121,7 @@ fn every_key_is_read() {
     assert_eq!((config.gateway.threads, config.gateway.trusted_proxies.len()), (3, 2));
     assert_eq!(config.gateway.proxy_protocol, ["10.0.0.1/32".parse().unwrap()]);
     assert_eq!(config.gateway.hosts, ["apps.example.org".into()]);
+    assert_eq!(config.forward_auth.trusted.len(), 2);
     assert_eq!(config.tls.minimum, TlsVersion::V13);
     assert_eq!(
         config.tls.certificates,
@@ -268,6 +272,8 @@ fn every_slip_in_every_key_is_reported_where_it_stands() {
 fn values_out_of_reason_are_refused_with_the_reason() {
     check("[gateway]\nlisten = \":8443\"", &["`:8443` is not an address and a port", "[::]:443"]);
     check("[gateway]\nlisten = []", &["empty list"]);
+    check("[forward_auth]\ntrusted = \"0.0.0.0/0\"", &["`0.0.0.0/0` is everybody"]);
+    check("[forward_auth]\ntrusted = \"::/0\"", &["`::/0` is everybody"]);
     check("[gateway]\nlisten = [\"1.2.3.4:1\", \"1.2.3.4:1\"]", &["twice"]);
     check("[gateway]\nlisten = \"1.2.3.4:1\"\nredirect_listen = \"1.2.3.4:1\"", &["in `listen` too"]);
     check("[gateway]\ntrusted_proxies = \"10.0.0.1/8\"", &["did you mean `10.0.0.0/8`?"]);

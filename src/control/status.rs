@@ -93,6 +93,8 @@ pub enum AppState {
     Failed,
     /// No: it is switched off.
     Disabled,
+    /// Not here: a proxy asks about those to it.
+    Elsewhere,
 }
 
 impl AppState {
@@ -104,6 +106,7 @@ impl AppState {
             Self::Starting => "starting",
             Self::Failed => "failed",
             Self::Disabled => "disabled",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }

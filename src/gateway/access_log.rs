@@ -41,6 +41,8 @@ pub struct Record {
     pub started: Instant,
     /// The client, after trusted proxies.
     pub client: IpAddr,
+    /// The proxy that asked, where the request itself did not come here.
+    pub asked_by: Option<IpAddr>,
     /// As received.
     pub method: http::Method,
     /// The judged path, decoded; without its query, which may hold secrets. Empty when it could not be read.
@@ -114,7 +116,11 @@ impl AccessLog {
         self.put_time(out, self.clock.now());
         out.extend_from_slice(b"\",\"request\":\"");
         out.extend_from_slice(record.request.as_bytes());
-        let _ = write!(out, "\",\"client\":\"{}\",\"method\":", record.client);
+        let _ = write!(out, "\",\"client\":\"{}\"", record.client);
+        if let Some(proxy) = record.asked_by {
+            let _ = write!(out, ",\"asked_by\":\"{proxy}\"");
+        }
+        put_name(out, "method");
         put_text(out, record.method.as_str());
         out.extend_from_slice(b",\"path\":");
         put_text(out, &record.path);

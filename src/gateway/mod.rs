@@ -5,6 +5,7 @@
 //! store or administration: the gateway goes on answering when those are slow or broken.
 
 pub mod access_log;
+mod forward_auth;
 pub mod headers;
 pub mod http;
 pub mod listener;
@@ -23,7 +24,7 @@ use std::{
     time::Instant,
 };
 
-use ::http::{HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
+use ::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
 
 use crate::{
@@ -41,7 +42,7 @@ use crate::{
         refusal::{Refusal, Taste},
     },
     model::{MethodSet, Name, Principal, Reason, SecurityLevel},
-    policy::{self, Application, Denial, Question, ServeFiles},
+    policy::{self, Application, Denial, Permit, Question, ServeFiles},
     snapshot::{Current, Snapshot},
     target::Target,
 };
@@ -84,19 +85,39 @@ impl Thread {
         let host = parts.headers.get(header::HOST).map(HeaderValue::as_bytes);
         let target = Target::parse(mem::take(&mut parts.uri), parts.version, host)?;
         record.path = target.path().as_str().to_owned();
+        if forward_auth::is_asked(&world, peer, &target) {
+            return self.check(&world, peer, &parts, &body, record).await;
+        }
         let client = headers::client(peer.address, &parts.headers, &world.config.gateway.trusted_proxies)
             .map_err(Refusal::bad_request)?;
         record.client = client.ip().to_canonical();
-        let app = route(&world, &target)?;
-        record.application = Some(Arc::clone(&app.name));
+        let app = route(&world, &target, Place::Here)?;
+        let permit = self.judge(&world, app, target, &parts.method, &parts.headers, record).await?;
 
-        let principal = self.identify(&world, app, &parts, record).await?;
-        let question = Question {
-            system: world.config.security.methods,
-            principal: &principal,
-            method: &parts.method,
-            from: record.client,
-        };
+        let request_id = record.request.clone();
+        let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
+        let launch = world.launch(&permit.app().name);
+        let applications = Applications { pools: &self.pools, config: &world.config, launch };
+        let mut served = Served::default();
+        let response = app::serve(applications, permit, inbound, body, &mut served).await;
+        record.queued_us = served.queued_us;
+        Ok(response?)
+    }
+
+    /// Who asks, and whether they may: one way for a request that is served here and for one that a proxy asks about.
+    async fn judge(
+        &self,
+        world: &Snapshot,
+        app: &Arc<Application>,
+        target: Target,
+        method: &Method,
+        headers: &HeaderMap,
+        record: &mut Record,
+    ) -> Result<Permit, Refusal> {
+        record.application = Some(Arc::clone(&app.name));
+        let principal = self.identify(world, app, headers, record).await?;
+        let question =
+            Question { system: world.config.security.methods, principal: &principal, method, from: record.client };
         let is_secured_file = app.serve_files == ServeFiles::Secured && is_file(app, &target);
         let permit = policy::decide(app, target, &question).map_err(|denial| {
             let refusal = Refusal::from(denial);
@@ -107,15 +128,7 @@ impl Thread {
         if let Some(denial) = permit.would_refuse() {
             self.audit_report(denial, record);
         }
-
-        let request_id = record.request.clone();
-        let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
-        let launch = world.launch(&permit.app().name);
-        let applications = Applications { pools: &self.pools, config: &world.config, launch };
-        let mut served = Served::default();
-        let response = app::serve(applications, permit, inbound, body, &mut served).await;
-        record.queued_us = served.queued_us;
-        Ok(response?)
+        Ok(permit)
     }
 
     /// Answers one request, whatever happens to it. `complaint` says what is wrong with its head as bytes; `hold` is let
@@ -166,14 +179,14 @@ impl Thread {
         &self,
         world: &Snapshot,
         app: &Arc<Application>,
-        parts: &Parts,
+        headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Principal, Refusal> {
         let allowed = world.config.security.methods.and(app.methods);
         if allowed.is_empty() {
             return Err(Reason::MethodNotPermitted.into());
         }
-        let presented = Presented::from_headers(&parts.headers);
+        let presented = Presented::from_headers(headers);
         if presented.method().is_some_and(|method| !allowed.contains(method)) {
             return Err(Reason::MethodNotAllowed.into());
         }
@@ -222,6 +235,7 @@ impl Thread {
             request: self.ids.next(),
             started: Instant::now(),
             client: peer.address.ip().to_canonical(),
+            asked_by: None,
             method: request.method().clone(),
             path: String::new(),
             protocol: match request.version() {
@@ -252,7 +266,7 @@ impl Thread {
         let mut refused = AuditRecord::new(self.clock.now(), event, actor)
             .target(audited_target(record))
             .refused(refusal.reason)
-            .details(serde_json::json!({ "request": record.request, "status": refusal.status().as_u16() }));
+            .details(details(record, "status", refusal.status().as_u16()));
         refused.rule = record.rule.as_ref().map(ToString::to_string);
         self.audit(refused, record);
     }
@@ -263,15 +277,18 @@ impl Thread {
         let actor = record.principal.as_deref().unwrap_or("anonymous");
         let mut reported = AuditRecord::new(self.clock.now(), event::WOULD_REFUSE, actor)
             .target(audited_target(record))
-            .details(serde_json::json!({ "request": record.request, "reason": denial.reason.id() }));
+            .details(details(record, "reason", denial.reason.id()));
         reported.rule = denial.rule.as_ref().map(ToString::to_string);
         self.audit(reported, record);
     }
 
     fn audit_sign_in(&self, principal: &Principal, record: &Record) {
         let actor = principal.name().unwrap_or("anonymous");
-        let mut signed_in = AuditRecord::new(self.clock.now(), event::SIGN_IN, actor)
-            .details(serde_json::json!({ "request": record.request, "method": principal.method().word() }));
+        let mut signed_in = AuditRecord::new(self.clock.now(), event::SIGN_IN, actor).details(details(
+            record,
+            "method",
+            principal.method().word(),
+        ));
         signed_in.credential = principal.verified().and_then(|v| v.credential.as_deref()).map(Into::into);
         self.audit(signed_in, record);
     }
@@ -341,14 +358,38 @@ fn audited_target(record: &Record) -> String {
     target
 }
 
-/// Which application owns the target.
-fn route<'a>(world: &'a Snapshot, target: &Target) -> Result<&'a Arc<Application>, Refusal> {
+/// The request, the proxy that asked, if one did, and what belongs to the event.
+fn details(record: &Record, name: &str, value: impl Into<serde_json::Value>) -> serde_json::Value {
+    let mut details = serde_json::json!({ "request": record.request, name: value.into() });
+    if let Some(proxy) = record.asked_by {
+        details["asked_by"] = proxy.to_string().into();
+    }
+    details
+}
+
+/// Where an application has to run to be had in a certain way.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Behind this gate, for who comes here.
+    Here,
+    /// Behind a proxy that asks here.
+    Elsewhere,
+}
+
+/// Which application owns the target. One that runs here is no proxy's to serve: whatever stands behind the proxy is
+/// not what its policy is about. One that runs elsewhere is not to be had here.
+fn route<'a>(world: &'a Snapshot, target: &Target, place: Place) -> Result<&'a Arc<Application>, Refusal> {
     let hosts = &world.config.gateway.hosts;
     if !hosts.is_empty() && !hosts.iter().any(|host| **host == *target.host().name) {
         return Err(Reason::HostNotServed.into());
     }
     let app = world.routes.find(target.path()).ok_or(Reason::NoApplication)?;
-    if app.enabled { Ok(app) } else { Err(Reason::ApplicationDisabled.into()) }
+    match (place, app.elsewhere) {
+        _ if !app.enabled => Err(Reason::ApplicationDisabled.into()),
+        (Place::Here, true) => Err(Reason::ApplicationElsewhere.into()),
+        (Place::Elsewhere, false) => Err(Reason::ApplicationHere.into()),
+        (Place::Here, false) | (Place::Elsewhere, true) => Ok(app),
+    }
 }
 
 /// Whether a target is one of the application's static files.
@@ -356,11 +397,14 @@ fn is_file(app: &Application, target: &Target) -> bool {
     app.mount.split(target.path()).is_some_and(|(_, rest)| rest.starts_with("/static/"))
 }
 
+/// The methods of tunnels and echoes, which no application ever sees.
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    if matches!(*method, Method::CONNECT | Method::TRACE) { Err(Refusal::method()) } else { Ok(()) }
+}
+
 /// What may not reach an application whatever its rules say.
 fn check_head(parts: &Parts) -> Result<(), Refusal> {
-    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
-        return Err(Refusal::method());
-    }
+    check_method(&parts.method)?;
     match headers::doubled(&parts.headers) {
         Some("two Host headers") => Err(Reason::BadHost.into()),
         Some(doubled) => Err(Refusal::bad_request(doubled)),

@@ -96,7 +96,7 @@ impl Taste {
 impl Refusal {
     /// A request whose head cannot be taken in one way only.
     #[must_use]
-    pub fn bad_request(detail: &'static str) -> Self {
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self { detail: Some(detail.into()), ..Reason::BadRequest.into() }
     }
 
@@ -212,8 +212,11 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::NotAllowedByRule
         | Reason::NetworkNotAllowed
         | Reason::SecondFactorRequired
-        | Reason::DeniedByDefault => StatusCode::FORBIDDEN,
-        Reason::NoApplication | Reason::ApplicationDisabled | Reason::NoFile => StatusCode::NOT_FOUND,
+        | Reason::DeniedByDefault
+        | Reason::ApplicationHere => StatusCode::FORBIDDEN,
+        Reason::NoApplication | Reason::ApplicationDisabled | Reason::ApplicationElsewhere | Reason::NoFile => {
+            StatusCode::NOT_FOUND
+        }
         Reason::HttpMethodRefused => StatusCode::METHOD_NOT_ALLOWED,
         Reason::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
         Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
@@ -249,6 +252,8 @@ const fn sentence(reason: Reason) -> &'static str {
         Reason::HostNotServed => "This host is not served here.",
         Reason::AmbiguousCredentials => "The request carries credentials more than once.",
         Reason::NoApplication | Reason::ApplicationDisabled | Reason::NoFile => "There is nothing at this address.",
+        Reason::ApplicationElsewhere => "This application is served at another address, not here.",
+        Reason::ApplicationHere => "This application is served by the gate itself, not by way of a proxy.",
         Reason::MethodNotPermitted => {
             "This application relies on a way to sign in that this installation does not permit."
         }

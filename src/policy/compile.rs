@@ -78,7 +78,7 @@ fn clash(earlier: &Loading, later: &Loading) -> Option<Problem> {
     }
     // Sharing data by an accident of naming is a leak; sharing it in writing is a decision.
     let written = earlier.namespace_written && later.namespace_written;
-    if first.namespace == second.namespace && !written {
+    if first.namespace == second.namespace && !first.namespace.is_empty() && !written {
         let message = format!("its namespace would be `{}`, which {file} runs in too", second.namespace);
         return Some(
             Problem { message, ..later.name.clone() }
@@ -127,14 +127,17 @@ fn application(
     let default = default(app.default, app.name.as_ref(), context.level);
     // Everything was looked at; from here on a gap means that a problem was reported.
     let (mount, name) = app.name?;
-    let namespace = namespace.unwrap_or_else(|| implicit_namespace(&mount, &name));
-    let (directory, (methods, _)) = (directory?, app.methods?);
+    let (methods, _) = app.methods?;
+    let (namespace, directory, module) = match app.elsewhere {
+        true => Default::default(),
+        false => (namespace.unwrap_or_else(|| implicit_namespace(&mount, &name)), directory?, app.module?),
+    };
     let application = Application {
         name: mount.as_str().into(),
         title: app.title.unwrap_or_else(|| mount.as_str().to_owned()),
         namespace,
         directory,
-        module: app.module?,
+        module,
         callable: app.callable.unwrap_or_else(|| "application".to_owned()),
         interface: app.interface.map_or(Interface::Wsgi, |(interface, _)| interface),
         python: app.python.map(|python| interpreter(&python, source)),
@@ -144,6 +147,7 @@ fn application(
         threads: app.threads.unwrap_or(4),
         default,
         enabled: app.enabled.unwrap_or(true),
+        elsewhere: app.elsewhere,
         app_roles: app.app_roles,
         pass_authorization: app.pass_authorization.unwrap_or(false),
         identity_headers: app.identity_headers.unwrap_or(false),

@@ -6,7 +6,7 @@ use http::Method as Verb;
 use ipnet::IpNet;
 
 use super::{
-    Context, Default_, Interface, ServeFiles,
+    Context, Default_, Interface, ServeFiles, elsewhere,
     expect::{self, Expectation},
     rule::{Effect, Named, Who},
 };
@@ -44,6 +44,7 @@ pub(super) struct App<'f> {
     pub threads: Option<u16>,
     pub default: Option<At<'f, Default_>>,
     pub enabled: Option<bool>,
+    pub elsewhere: bool,
     pub app_roles: Vec<Name>,
     pub pass_authorization: Option<bool>,
     pub identity_headers: Option<bool>,
@@ -108,6 +109,8 @@ pub(super) fn read<'f>(root: &Table<'f>, context: Context<'_>) -> Document<'f> {
 fn read_app<'f>(app: &Table<'f>) -> App<'f> {
     app.unsupported("limit");
     let required = |key, help| if app.is_present() { app.required(key, help) } else { None };
+    let elsewhere = elsewhere::read(app);
+    let program = |key, help| if elsewhere { None } else { required(key, help) };
     let flag = |key| app.value(key).and_then(|value| value.boolean());
     let timeout = |key| app.value(key).and_then(|value| value.duration(TIMEOUT));
     let count = |key, within| app.value(key).and_then(|value| value.whole(within)).and_then(|n| n.try_into().ok());
@@ -115,9 +118,9 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
         name: required("name", "the path it is mounted at: name = \"/notes\"").and_then(mount),
         title: app.value("title").and_then(|value| line(&value)),
         namespace: app.value("namespace").and_then(|value| value.string().map(|text| (text.to_owned(), value))),
-        directory: required("directory", "where it lies, relative to this file: directory = \"../notes\"")
+        directory: program("directory", "where it lies, relative to this file: directory = \"../notes\"")
             .and_then(|value| path(&value).map(|path| (path, value))),
-        module: required("module", "the file with the callable, without .py: module = \"app\"")
+        module: program("module", "the file with the callable, without .py: module = \"app\"")
             .and_then(|value| value.parse(module, "a module such as \"app\" or \"notes.wsgi\"")),
         callable: app
             .value("callable")
@@ -135,6 +138,7 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
             .value("default")
             .and_then(|value| value.parse(default, DEFAULT_HELP).map(|default| (default, value))),
         enabled: flag("enabled"),
+        elsewhere,
         app_roles: app.value("app_roles").map(|value| roles(&value)).unwrap_or_default(),
         pass_authorization: flag("pass_authorization"),
         identity_headers: flag("identity_headers"),

@@ -29,6 +29,8 @@ pub struct Explanation {
     pub from: IpAddr,
     /// The application's name.
     pub application: String,
+    /// Whether it runs elsewhere, and a proxy asks.
+    pub elsewhere: bool,
     /// The file that describes it.
     pub file: String,
     /// The part of the path that rules see.
@@ -107,6 +109,7 @@ impl Explanation {
             roles: told.roles(),
             from: q.from.to_canonical(),
             application: app.name.to_string(),
+            elsewhere: app.elsewhere,
             file: app.file.to_string(),
             path_info: path_info.to_owned(),
             methods: words(q.system.and(app.methods)),
@@ -184,11 +187,7 @@ struct Told<'a> {
 
 impl Told<'_> {
     fn roles(&self) -> Vec<String> {
-        let own = self.q.principal.verified().map(|verified| verified.roles.as_slice()).unwrap_or_default();
-        let mut roles: Vec<_> = own.iter().chain(&self.app.app_roles).map(ToString::to_string).collect();
-        roles.sort();
-        roles.dedup();
-        roles
+        self.app.roles_of(self.q.principal).iter().map(ToString::to_string).collect()
     }
 
     fn step(&self, rule: &Rule, begun: bool, step: Option<Step>) -> RuleStep {
@@ -327,7 +326,8 @@ fn lifted(rule: &Rule) -> String {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {}  as {} from {}", self.method, self.path, self.principal, self.from)?;
-        writeln!(f, "application  {}  {}", self.application, self.file)?;
+        let place = if self.elsewhere { ", runs elsewhere" } else { "" };
+        writeln!(f, "application  {}  {}{place}", self.application, self.file)?;
         writeln!(f, "path         {}", if self.path_info.is_empty() { "/" } else { &self.path_info })?;
         let or_none = |text: String| if text.is_empty() { "none".to_owned() } else { text };
         writeln!(f, "methods      {}", or_none(self.methods.join(", ")))?;

@@ -39,6 +39,7 @@
 mod compile;
 pub mod diff;
 mod document;
+mod elsewhere;
 mod expect;
 mod explain;
 mod judge;
@@ -155,6 +156,8 @@ pub struct Application {
     pub default: Default_,
     /// Whether it is served at all.
     pub enabled: bool,
+    /// Whether it runs elsewhere: a proxy asks who may; nothing is started here, and what is about running it is empty.
+    pub elsewhere: bool,
     /// Roles that everybody has inside it.
     pub app_roles: Vec<Name>,
     /// Whether it sees `Authorization`.
@@ -189,6 +192,18 @@ pub struct Application {
     pub file: Arc<str>,
     /// Its rules.
     pub rules: Rules,
+}
+
+impl Application {
+    /// The roles that a principal holds in here, sorted: its own, and those that everybody has.
+    #[must_use]
+    pub fn roles_of(&self, principal: &Principal) -> Vec<Name> {
+        let own = principal.verified().map(|verified| verified.roles.as_slice()).unwrap_or_default();
+        let mut roles: Vec<_> = own.iter().chain(&self.app_roles).cloned().collect();
+        roles.sort();
+        roles.dedup();
+        roles
+    }
 }
 
 /// Which Python runs an application, as its policy says it.

@@ -10,6 +10,7 @@ mod decisions;
 mod development;
 mod events;
 mod examples;
+mod forward_auth;
 mod frameworks;
 mod harness;
 mod hostile;

@@ -1,6 +1,6 @@
 //! HTTP/1 by hand: bytes that no client library would send, and the answers to them one by one.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -61,7 +61,12 @@ impl Raw {
 
     /// The same when something is said before TLS begins.
     pub async fn behind(gate: &Gate, tls: &Arc<ClientConfig>, before: &[u8]) -> std::io::Result<Self> {
-        let mut stream = TcpStream::connect(gate.address).await?;
+        Self::at(gate.address, tls, before).await
+    }
+
+    /// The same to a server that stands before a gate and shows its certificate.
+    pub async fn at(address: SocketAddr, tls: &Arc<ClientConfig>, before: &[u8]) -> std::io::Result<Self> {
+        let mut stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         stream.write_all(before).await?;
         let name = ServerName::try_from("localhost").expect("a name");
@@ -71,7 +76,7 @@ impl Raw {
     }
 
     /// Plain TCP to any address.
-    pub async fn plain(address: std::net::SocketAddr) -> Self {
+    pub async fn plain(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("somebody accepts");
         Self { stream: Box::new(stream), received: Vec::new() }
     }

@@ -12,6 +12,7 @@ use crate::{
 const FULL: &str = r#"[app]
 name = "/notes"
 title = "Team notes"
+runs = "here"
 namespace = "notes"
 directory = "../examples/notes"
 module = "notes.wsgi"
@@ -109,9 +110,9 @@ fn every_key_is_read() {
     assert_eq!(
         rules,
         [
-            "policies/notes.toml:28 allow GET /orders/*, assets who role:sales, user:ann by password from 10.0.0.0/8, office",
-            "policies/notes.toml:36 allow /vault/** who signed-in with a second factor within 15m",
-            "policies/notes.toml:41 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8 (report only)",
+            "policies/notes.toml:29 allow GET /orders/*, assets who role:sales, user:ann by password from 10.0.0.0/8, office",
+            "policies/notes.toml:37 allow /vault/** who signed-in with a second factor within 15m",
+            "policies/notes.toml:42 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8 (report only)",
         ]
     );
 }
@@ -351,6 +352,57 @@ fn development_is_warned_of_and_refused_where_everything_is_locked_down() {
     let off = [("policies/notes.toml", &*format!("{SMALL}reload = false\ndefault = \"deny\"\n"))];
     let (apps, warnings) = read_at(&off, MethodSet::ALL, SecurityLevel::LockedDown).unwrap();
     assert!(!apps[0].reload && warnings.is_empty());
+}
+
+const ELSEWHERE: &str = "[app]\nname = \"/tickets\"\nruns = \"elsewhere\"\nmethods = \"password\"\n";
+
+#[test]
+fn an_application_that_runs_elsewhere_has_rules_and_nothing_to_run() {
+    let two = [("a.toml", ELSEWHERE), ("b.toml", &ELSEWHERE.replace("/tickets", "/t\u{e9}l\u{e9}phone"))];
+    let (apps, warnings) = read(&two, MethodSet::ALL).unwrap_or_else(|problems| panic!("{}", all(&problems)));
+    assert!(warnings.is_empty() && apps.iter().all(|app| app.elsewhere && app.module.is_empty()));
+    let slip = refused(&[("p.toml", &ELSEWHERE.replace("\"elsewhere", "\"elsewere"))]);
+    assert!(slip.contains("p.toml:3:8: `elsewere` is not a place to run (did you mean `elsewhere`?)"), "{slip}");
+}
+
+#[test]
+fn what_nobody_here_would_enforce_is_refused_for_an_application_that_runs_elsewhere() {
+    let (_, keys) = FULL.split_once("namespace").unwrap();
+    let keys = format!("namespace{}", keys.split("\n[[allow]]").next().unwrap());
+    let shared = ["methods", "default", "enabled", "app_roles"];
+    for key in keys.lines().filter(|line| line.contains(" = ") && !line.starts_with("MODE")) {
+        let word = key.split(' ').next().unwrap();
+        if !shared.contains(&word) {
+            check(&format!("{ELSEWHERE}{key}\n"), &[&format!("`{word}` is about an application that runs here")]);
+        }
+    }
+    let more = [
+        ("queue_timeout", "1"),
+        ("deadlock_timeout", "1"),
+        ("preload", "true"),
+        ("reload", "false"),
+        ("max_requests", "1"),
+        ("max_memory", "\"16MiB\""),
+    ];
+    for (key, value) in more {
+        check(&format!("{ELSEWHERE}{key} = {value}\n"), &[&format!("`{key}` is about an application that runs here")]);
+    }
+    let environment = format!("{ELSEWHERE}[app.environment]\nMODE = \"x\"\n");
+    check(&environment, &["`environment` is about an application that runs here"]);
+}
+
+#[test]
+fn no_application_is_mounted_where_the_gate_itself_answers() {
+    for name in ["/.portcullis", "/.portcullis/check", "/.portcullis/x/y"] {
+        check(&SMALL.replace("/notes\"\nd", &format!("{name}\"\nd")), &["`.portcullis`, is the gate's own"]);
+    }
+    assert_eq!(
+        refused(&[(
+            "p.toml",
+            &SMALL.replace("/notes\"\nd", "/.portcullisx\"\nd").replace("methods", "namespace = \"notes\"\nmethods")
+        )]),
+        "loads"
+    );
 }
 
 /// The warnings of a policy that loads, one a line.

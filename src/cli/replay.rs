@@ -278,7 +278,7 @@ fn then(logged: &Logged, texts: &Texts, out: &mut Out) -> io::Result<()> {
 }
 
 fn show_now(logged: &Logged, now: &Now, same: Option<bool>, texts: &Texts, out: &mut Out) -> io::Result<()> {
-    let differs = out.paint(Style::Warn, "now it is different");
+    let differs = out.paint(Style::Warn, "different");
     match now {
         Now::Untold(why) => out.line(format_args!("now   not asked again: {why}")),
         Now::Before { reason, why } => {

@@ -346,3 +346,72 @@ async fn audit(store: &Store, now: Timestamp) -> Result<Vec<Advice>> {
         })
         .collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path, sync::atomic::AtomicI64};
+
+    use super::*;
+    use crate::{config, store::testing::execute};
+
+    const POLICY: &str = "[app]\nname = \"/n\"\ndirectory = \".\"\nmodule = \"m\"\nreload = true\n\
+                          methods = [\"unauthenticated\", \"password\"]\n\
+                          [[allow]]\npath = \"/open\"\nmethods = [\"GET\"]\nwho = \"anyone\"\n\
+                          [[allow]]\npath = \"/x\"\nwho = \"role:nobody\"\n\
+                          [[deny]]\npath = \"/y\"\nmode = \"report\"\n";
+
+    /// Users by their age and last sign-in, tokens by theirs, in days before now.
+    const PEOPLE: &str = "INSERT INTO users (id, name, created, password, last_sign_in) VALUES \
+        (1, 'fresh', 86400000 * 190, 'x', NULL), (2, 'busy', 0, 'x', 86400000 * 199), (3, 'dormant', 0, 'x', 1), \
+        (4, 'never', 0, 'x', NULL), (5, 'helpless', 86400000 * 199, NULL, NULL), (6, 'by-token', 0, NULL, NULL); \
+        INSERT INTO roles (id, name, created) VALUES (1, 'administrator', 0); INSERT INTO user_roles VALUES (2, 1);";
+    const TOKENS: &str = "INSERT INTO tokens (id, kind, user, created, expires, last_used) VALUES \
+        ('tok_endless', 'jwt', 6, 0, NULL, 86400000 * 199), ('tok_unused', 'jwt', 2, 0, 86400000 * 300, NULL), \
+        ('tok_expired', 'jwt', 2, 0, 5, 3)";
+
+    async fn advised(toml: &str) -> Vec<Advice> {
+        let home = tempfile::tempdir().unwrap();
+        let clock = Clock::Manual(Arc::new(AtomicI64::new(200 * DAY)));
+        let file = home.path().join("portcullis.toml");
+        fs::write(&file, toml).unwrap();
+        fs::create_dir(home.path().join("policies")).unwrap();
+        fs::write(home.path().join("policies/n.toml"), POLICY).unwrap();
+        let store = Store::create(Path::new(&home.path().join("data/store")), clock.clone()).await.unwrap();
+        execute(&store, PEOPLE).await;
+        execute(&store, TOKENS).await;
+        let (config, _warnings) = config::load(&file).unwrap();
+        all(&config, &store, &clock).await.unwrap().unwrap()
+    }
+
+    fn has<'a>(advice: &'a [Advice], what: &str) -> &'a Advice {
+        advice.iter().find(|advice| advice.what == what).unwrap_or_else(|| panic!("no {what:?} in {advice:#?}"))
+    }
+
+    #[tokio::test]
+    async fn everything_that_is_worth_a_look_is_told_with_what_to_do() {
+        let toml = "[security]\nlevel = \"minimal\"\n[namespace.loose]\nconfined = false\n";
+        let advice = advised(toml).await;
+        assert_eq!(has(&advice, "public: GET, HEAD, OPTIONS /n/open").place.as_deref(), Some("policies/n.toml:7"));
+        assert_eq!(has(&advice, "reports only: deny /y (report only)").place.as_deref(), Some("policies/n.toml:14"));
+        assert_eq!(has(&advice, "there is no role `nobody`").place.as_deref(), Some("policies/n.toml:13"));
+        has(&advice, "`reload` is for development");
+        assert!(has(&advice, "enabled, and not used for 90 days: dormant").action.contains("user disable dormant"));
+        has(&advice, "enabled, and never used in 30 days and more: never");
+        has(&advice, "enabled, with neither a password nor a token: helpless");
+        has(&advice, "only one administrator: busy");
+        has(&advice, "never expires: tok_endless (by-token)");
+        has(&advice, "never used in 30 days and more: tok_unused (busy)");
+        has(&advice, "expired: tok_expired (busy)");
+        has(&advice, "security level minimal");
+        has(&advice, "[namespace.loose] has confined = false");
+        let said: Vec<_> = advice.iter().map(|advice| &advice.what).collect();
+        assert_eq!(advice.len(), 13, "{said:#?}");
+    }
+
+    #[tokio::test]
+    async fn where_strangers_are_not_permitted_nothing_is_public() {
+        let advice = advised("").await;
+        assert!(!advice.iter().any(|advice| advice.what.starts_with("public")), "{advice:#?}");
+        has(&advice, "the system policy forbids: unauthenticated");
+    }
+}

@@ -148,3 +148,51 @@ pub async fn each_token(store: &Store, mut meet: impl FnMut(TokenRecord)) -> Res
         page.into_iter().for_each(&mut meet);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, atomic::AtomicI64};
+
+    use super::*;
+    use crate::{
+        clock::Clock,
+        store::testing::{execute, temporary},
+    };
+
+    const MANY: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) \
+                        INSERT INTO users (name, created, password, enabled, expires) \
+                        SELECT 'u' || i, 0, iif(i % 5 = 0, NULL, 'x'), i % 7 <> 0, iif(i % 11 = 0, 50, NULL) FROM n";
+    const TOKENS: &str = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200) \
+                          INSERT INTO tokens (id, kind, user, created, revoked, expires) \
+                          SELECT 'tok_' || i, 'jwt', i, 0, iif(i % 3 = 0, 9, NULL), iif(i % 4 = 0, 50, NULL) FROM n";
+
+    #[tokio::test]
+    async fn everybody_is_met_once_over_all_pages_or_counted() {
+        let (_directory, store) = temporary(Clock::Manual(Arc::new(AtomicI64::new(100)))).await;
+        execute(&store, MANY).await;
+        execute(&store, TOKENS).await;
+        let (mut users, mut tokens) = (Vec::new(), Vec::new());
+        let left_out = everybody(&store, Timestamp(100), |person| match person.owner {
+            None => users.push(person.name),
+            Some(_) => tokens.push(person.name),
+        })
+        .await
+        .unwrap();
+        let over = |i: &usize| !i.is_multiple_of(7) && i.is_multiple_of(11);
+        let off = |i: &usize| i.is_multiple_of(7) || i.is_multiple_of(11);
+        let count = |is: &dyn Fn(&usize) -> bool, of: usize| (1..=of).filter(is).count();
+        assert_eq!(left_out.users_disabled, count(&|i| i.is_multiple_of(7), 2500));
+        assert_eq!(left_out.users_expired, count(&over, 2500));
+        assert_eq!(left_out.users_without_password, count(&|i| !off(i) && i.is_multiple_of(5), 2500));
+        assert_eq!(users.len(), count(&|i| !off(i) && !i.is_multiple_of(5), 2500));
+        assert_eq!(left_out.tokens_revoked, count(&|i| i.is_multiple_of(3), 1200));
+        let good = |i: &usize| !i.is_multiple_of(3) && !i.is_multiple_of(4);
+        assert_eq!(left_out.tokens_of_others, count(&|i| good(i) && off(i), 1200));
+        assert_eq!(tokens.len(), count(&|i| good(i) && !off(i), 1200));
+        users.sort();
+        users.dedup();
+        assert_eq!(users.len(), count(&|i| !off(i) && !i.is_multiple_of(5), 2500), "nobody twice");
+        let known = known(&store, Timestamp(100)).await.unwrap();
+        assert_eq!((known.users.len(), known.tokens.len()), (2500, count(&good, 1200)));
+    }
+}

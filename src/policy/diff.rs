@@ -112,6 +112,9 @@ enum By {
 /// Everything that makes a line of its own, but the paths.
 type Line = (bool, By, By, BTreeSet<usize>, Vec<Method>, BTreeSet<usize>);
 
+/// Everything that changes for somebody in an application.
+type Lines = BTreeMap<Line, BTreeSet<Place>>;
+
 /// One combination in which the versions differ, at a place.
 struct Differs {
     gained: bool,
@@ -200,7 +203,7 @@ impl<'a> Comparison<'a> {
     }
 
     fn changes(&self, diff: &Diff<'_>) -> Vec<Change> {
-        let mut found: BTreeMap<(Arc<str>, usize), BTreeMap<Line, BTreeSet<Place>>> = BTreeMap::new();
+        let mut found: BTreeMap<(Arc<str>, usize), Lines> = BTreeMap::new();
         for (number, class) in diff.classes.iter() {
             let [old, new] = [owner(self.old, class.owners[0]), owner(self.new, class.owners[1])];
             let Some(application) = new.or(old).map(|(_, app)| Arc::clone(&app.name)) else { continue };
@@ -232,13 +235,33 @@ impl<'a> Comparison<'a> {
                 }
             }
         }
-        let change = |((application, party), lines): ((Arc<str>, usize), BTreeMap<Line, BTreeSet<Place>>)| {
+        self.by_application(found)
+    }
+
+    /// What was found, by application and then by who; all of the store for whom the same changes are one.
+    fn by_application(&self, found: BTreeMap<(Arc<str>, usize), Lines>) -> Vec<Change> {
+        let mut told: Vec<(Arc<str>, Asking, usize, Lines)> = Vec::new();
+        for ((application, party), lines) in found {
             let Party { who, comes_as } = &self.parties[party];
+            let alike = told.iter_mut().find(|(other, asking, _, known)| {
+                matches!((&*asking, who), (Asking::Real(_), Asking::Real(_)))
+                    && *other == application
+                    && *known == lines
+            });
+            match (alike, who) {
+                (Some((_, Asking::Real(names), ..)), Asking::Real(more)) => names.extend(more.iter().cloned()),
+                _ => told.push((application, who.clone(), comes_as.len(), lines)),
+            }
+        }
+        let changes = |(application, mut who, ways, lines): (Arc<str>, Asking, usize, Lines)| {
+            if let Asking::Real(names) = &mut who {
+                names.sort();
+            }
             lines.into_iter().map(move |((gained, was, is, verbs, methods, from), places)| Change {
                 application: Arc::clone(&application),
                 who: who.clone(),
                 gained,
-                by: (methods.len() < comes_as.len()).then(|| methods.into_iter().collect()),
+                by: (methods.len() < ways).then(|| methods.into_iter().collect()),
                 was,
                 is,
                 verbs,
@@ -246,7 +269,7 @@ impl<'a> Comparison<'a> {
                 places,
             })
         };
-        found.into_iter().flat_map(change).collect()
+        told.into_iter().flat_map(changes).collect()
     }
 
     /// In what the versions differ for one principal at one path.
@@ -462,11 +485,11 @@ impl Diff<'_> {
     }
 
     /// What the comparison says of one request: whether it was gained or lost.
-    pub(super) fn of(&self, who: &Asking, asked: &super::tests::Asked) -> Vec<bool> {
+    pub(super) fn of(&self, is: impl Fn(&Asking) -> bool, asked: &super::tests::Asked) -> Vec<bool> {
         let (place, verb) = (self.classes.find(&asked.path), self.verbs.find(&asked.verb));
         let from = self.addresses.find(asked.from);
         let holds = |change: &&Change| {
-            change.who == *who
+            is(&change.who)
                 && change.by.is_none_or(|by| by.contains(asked.principal.method()))
                 && change.verbs.contains(&verb)
                 && change.from.contains(&from)

@@ -75,7 +75,7 @@ pub(super) async fn check(config: &Path, args: &CheckArgs, out: &mut Out) -> Res
         };
         let cases = match cases {
             0 => String::new(),
-            number => format!(", {} hold", count(number, "case")),
+            number => format!(", {} kept", count(number, "case")),
         };
         let applications = count(applications.len(), "application");
         out.line(format_args!(

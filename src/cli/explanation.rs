@@ -10,10 +10,11 @@ use crate::{model::Reason, policy::Explanation};
 pub(super) fn show(verdict: &Explanation, texts: &Texts, out: &mut Out) -> std::io::Result<()> {
     out.line(headline(verdict, out))?;
     out.line("")?;
+    let elsewhere = if verdict.elsewhere { ", runs elsewhere" } else { "" };
     let or_none = |words: &[String]| if words.is_empty() { "none".to_owned() } else { words.join(", ") };
     let methods: Vec<String> = verdict.methods.iter().map(ToString::to_string).collect();
     out.facts(&[
-        ("application", format!("{}  {}", verdict.application, verdict.file)),
+        ("application", format!("{}  {}{elsewhere}", verdict.application, verdict.file)),
         ("path", if verdict.path_info.is_empty() { "/".to_owned() } else { verdict.path_info.clone() }),
         ("methods", or_none(&methods)),
         ("roles", or_none(&verdict.roles)),

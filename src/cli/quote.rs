@@ -53,7 +53,7 @@ impl Texts {
             let rest = line.trim_start().strip_prefix(key).map(str::trim_start);
             rest.is_some_and(|rest| rest.starts_with('='))
         };
-        let at = own.clone().position(|line| is_key(line)).map_or(app, |at| app + 1 + at);
+        let at = own.clone().position(is_key).map_or(app, |at| app + 1 + at);
         Some(Quote { file: &source.file, first: at + 1, lines: vec![lines[at]] })
     }
 

@@ -258,6 +258,7 @@ fn then(logged: &Logged, texts: &Texts, out: &mut Out) -> io::Result<()> {
         ("request", word("request").to_owned()),
         ("time", word("time").to_owned()),
         ("client", word("client").to_owned()),
+        ("asked by", word("asked_by").to_owned()),
         ("protocol", word("protocol").to_owned()),
         ("status", logged.0["status"].to_string()),
         ("application", word("application").to_owned()),

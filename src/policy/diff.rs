@@ -2,7 +2,7 @@
 //!
 //! A verdict depends on the path, the HTTP method, the address and the principal. Each of the four is cut into classes
 //! that neither version tells apart (`classes` for paths, `space` for the rest), and one of each class is put to
-//! [`judge`](super::judge), the code of the live decision. What comes out for it holds for the whole class. The price is
+//! `judge`, the code of the live decision. What comes out for it holds for the whole class. The price is
 //! one verdict for every combination where the two versions differ at all; where the same rules are asked in both, none.
 //!
 //! Rules that only report decide nothing, so they count for nothing here.
@@ -244,9 +244,7 @@ impl<'a> Comparison<'a> {
         for ((application, party), lines) in found {
             let Party { who, comes_as } = &self.parties[party];
             let alike = told.iter_mut().find(|(other, asking, _, known)| {
-                matches!((&*asking, who), (Asking::Real(_), Asking::Real(_)))
-                    && *other == application
-                    && *known == lines
+                matches!((asking, who), (Asking::Real(_), Asking::Real(_))) && *other == application && *known == lines
             });
             match (alike, who) {
                 (Some((_, Asking::Real(names), ..)), Asking::Real(more)) => names.extend(more.iter().cloned()),

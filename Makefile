@@ -27,12 +27,12 @@ test: system $(VENV)/ready ## Build everything and run all tests
 
 # Minutes instead of seconds of what `make test` does shortly.
 .PHONY: soak
-soak: system $(VENV)/ready ## The long runs: a minute of chaos, 20 reloads under 100,000 requests, a million mutated paths
+soak: system $(VENV)/ready ## The long runs: a minute of chaos, 20 reloads under 100,000 requests, 200 edits, a million mutated paths
 	cargo build --release --workspace --locked
 	PORTCULLIS_CHAOS_SECONDS=60 PORTCULLIS_RELOADS=20 PORTCULLIS_RELOAD_REQUESTS=100000 PORTCULLIS_MUTATIONS=500000 \
-	  PORTCULLIS_POLICIES=50 \
+	  PORTCULLIS_POLICIES=50 PORTCULLIS_EDITS=200 \
 	  cargo test --release --locked --test it -- --nocapture --test-threads 1 \
-	  chaos:: workers:: workload:: paths:: decisions::
+	  chaos:: workers:: workload:: paths:: decisions:: hammer::
 
 .PHONY: lint
 lint: ## Formatting, lints, documentation, licences

@@ -60,6 +60,7 @@ fn decision(criterion: &mut Criterion) {
             method: Method::Password,
             credential: None,
             applications: None,
+            validity: portcullis::model::Validity::default(),
             encoded: Bytes::new(),
         }));
         let question = Question {

@@ -25,6 +25,8 @@ pub mod event {
     pub const SIGN_IN: &str = "sign-in";
     /// A request was refused.
     pub const REFUSAL: &str = "refusal";
+    /// A running answer was cut, because it would not be allowed any more.
+    pub const STREAM_CUT: &str = "stream-cut";
     /// A request was let through that a rule with `mode = "report"` would have refused.
     pub const WOULD_REFUSE: &str = "refusal.reported";
     /// The gateway started.

@@ -31,6 +31,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
+pub mod edits;
 pub mod gateway;
 pub mod model;
 pub mod policy;

@@ -6,6 +6,8 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 
+use crate::clock::Timestamp;
+
 /// How a caller can prove who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -267,8 +269,19 @@ pub struct Verified {
     pub credential: Option<Arc<str>>,
     /// The applications a token is good for; `None` for all.
     pub applications: Option<Vec<Arc<str>>>,
+    /// What it was verified by.
+    pub validity: Validity,
     /// This caller as the worker reads it, see [`portcullis_wire::Identity::encode`]; encoded once per verification.
     pub encoded: Bytes,
+}
+
+/// What a verification rests on: as long as it is what the store says, the verification holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Validity {
+    /// SHA-256 of the salted hash that the password matched; `None` for a token.
+    pub password: Option<[u8; 32]>,
+    /// When the user or the token expires.
+    pub expires: Option<Timestamp>,
 }
 
 impl Principal {
@@ -325,6 +338,10 @@ pub enum Reason {
     MethodNotPermitted,
     /// Credentials of a method that is not allowed here.
     MethodNotAllowed,
+    /// A browser asks for an origin that the application does not allow.
+    OriginNotAllowed,
+    /// It was asked more often than is allowed.
+    RateLimited,
     /// Nothing was presented and somebody has to.
     CredentialsRequired,
     /// What was presented is wrong, expired or revoked.
@@ -387,6 +404,8 @@ impl Reason {
             Self::ApplicationHere => "application-here",
             Self::MethodNotPermitted => "method-not-permitted",
             Self::MethodNotAllowed => "method-not-allowed",
+            Self::OriginNotAllowed => "origin-not-allowed",
+            Self::RateLimited => "rate-limited",
             Self::CredentialsRequired => "credentials-required",
             Self::CredentialsRejected => "credentials-rejected",
             Self::TokenNotForApplication => "token-not-for-application",

@@ -35,13 +35,14 @@ use crate::{
     audit::{Audit, AuditRecord, event},
     authn::{Authn, HashingPool, password::Cost},
     clock::{Clock, Timestamp},
-    config::Config,
+    config::{self, Config},
     control::{
         socket::{self, Doing, Handler},
         status::{
             self, AppStatus, AuditStatus, CertificateStatus, IsolationStatus, ReloadReport, Status, WorkerStatus,
         },
     },
+    edits::{Edits, Stamp},
     gateway::{
         listener::{self, Connections},
         run::{Gateway, Redirect, Shared},
@@ -58,6 +59,9 @@ use crate::{
 /// How often certificate files are looked at. A renewal is in force this much later at the latest.
 const CERTIFICATE_POLL: Duration = Duration::from_secs(2);
 
+/// How often files that change while they are read are read anew.
+const READ_TRIES: usize = 3;
+
 /// How often the store's version is read: the safety net for changes that nobody announced.
 const STORE_POLL: Duration = Duration::from_secs(1);
 
@@ -70,7 +74,9 @@ pub const EXIT_CONFIGURATION: u8 = 3;
 /// What kept it from starting; mistakes in files have been printed already and give [`EXIT_CONFIGURATION`].
 pub fn run(config: &Path, listen: Option<SocketAddr>) -> anyhow::Result<ExitCode> {
     let clock = Clock::System;
-    let (snapshot, warnings) = match load(config, listen, &clock) {
+    let file = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    let (read, loaded) = load(config, None, listen, &clock);
+    let (snapshot, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(problems) => {
             let _ = write!(std::io::stderr(), "{}", written::render(&problems, false));
@@ -83,23 +89,67 @@ pub fn run(config: &Path, listen: Option<SocketAddr>) -> anyhow::Result<ExitCode
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let file = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
-    let outcome = runtime.block_on(serve(file, listen, snapshot, &telemetry, clock));
+    let outcome = runtime.block_on(serve(read, file, listen, snapshot, &telemetry, clock));
     telemetry.flush();
     // Data threads that did not finish in time are left behind on purpose.
     runtime.shutdown_background();
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn load(config: &Path, listen: Option<SocketAddr>, clock: &Clock) -> Result<(Snapshot, Vec<Problem>), Vec<Problem>> {
-    let (mut snapshot, warnings) = Snapshot::load(config, clock)?;
-    if let Some(listen) = listen {
-        snapshot.config.gateway.listen = vec![listen];
+/// What was read when, to tell whether it has been edited since.
+struct Read {
+    /// The directory that `portcullis.toml` named; the one known before, if it could not be read.
+    policies: PathBuf,
+    stamp: Stamp,
+}
+
+/// A snapshot and its warnings, or every mistake.
+type Loaded = Result<(Snapshot, Vec<Problem>), Vec<Problem>>;
+
+/// Reads everything, and again if it was edited meanwhile: what is put in force has stood there at one time. `policies`
+/// is where they were before.
+fn load(config: &Path, policies: Option<&Path>, listen: Option<SocketAddr>, clock: &Clock) -> (Read, Loaded) {
+    let named = config::load(config).ok().map(|(config, _)| config.policies);
+    let policies = named.or(policies.map(Path::to_owned)).unwrap_or_default();
+    let file = std::path::absolute(config).unwrap_or_else(|_| config.to_owned());
+    let mut stamp = Stamp::of(&file, &policies);
+    for _ in 0..READ_TRIES {
+        let loaded = Snapshot::load(config, clock).map(|(mut snapshot, warnings)| {
+            if let Some(listen) = listen {
+                snapshot.config.gateway.listen = vec![listen];
+            }
+            (snapshot, warnings)
+        });
+        let now = Stamp::of(&file, &policies);
+        if now == stamp {
+            return (Read { policies, stamp }, loaded);
+        }
+        stamp = now;
     }
-    Ok((snapshot, warnings))
+    let problem = Problem::file(&config.to_string_lossy(), "this or a policy changes while it is read");
+    (Read { policies, stamp }, Err(vec![problem.help("try again when nobody writes any more")]))
+}
+
+/// Why files are read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody said so.
+    Asked,
+    /// A file has changed, and nobody has said that it is meant.
+    Noticed,
+}
+
+/// A reload that was refused.
+#[derive(Clone)]
+struct Refused {
+    /// When the first was, since the last that worked.
+    since: Timestamp,
+    /// As `reload` shows it.
+    report: String,
 }
 
 async fn serve(
+    read: Read,
     file: PathBuf,
     listen: Option<SocketAddr>,
     snapshot: Snapshot,
@@ -134,6 +184,7 @@ async fn serve(
         current: Current::new(snapshot),
         authn,
         audit: audit.clone(),
+        limits: Arc::default(),
         access: telemetry.open("access.log"),
         clock: clock.clone(),
         connections: Connections::new(config.limits.connections),
@@ -155,9 +206,14 @@ async fn serve(
         shared,
         store,
         telemetry: Arc::clone(telemetry),
-        reloading: tokio::sync::Mutex::new(()),
-        reload_problem: Mutex::new(None),
+        read: tokio::sync::Mutex::new(read),
+        refused: Mutex::new(None),
     });
+    let mut edits = Edits::new();
+    if config.gateway.watch {
+        // Before anybody knows that the gateway runs: who has a file open then is waited for.
+        edits.look(&operator.file, &config.policies).await;
+    }
     operator.note(operator.happened(event::START).details(serde_json::json!({ "listen": operator.addresses })));
     tokio::select! {
         () = operator.start_applications() => {}
@@ -173,6 +229,7 @@ async fn serve(
     tokio::spawn(Arc::clone(&operator).follow_certificates());
     tokio::spawn(Arc::clone(&operator).follow_store());
     tokio::spawn(Arc::clone(&operator).follow_changes(changes));
+    tokio::spawn(Arc::clone(&operator).follow_edits(edits));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
     operator.until_stopped(&mut signals).await;
@@ -251,9 +308,10 @@ struct Operator {
     shared: Shared,
     store: Store,
     telemetry: Arc<Telemetry>,
-    /// Reloads come one after the other.
-    reloading: tokio::sync::Mutex<()>,
-    reload_problem: Mutex<Option<String>>,
+    /// What was last read, whether it came into force or not. Held during a reload: they come one after the other.
+    read: tokio::sync::Mutex<Read>,
+    /// Since the last reload that worked.
+    refused: Mutex<Option<Refused>>,
 }
 
 impl Operator {
@@ -327,7 +385,7 @@ impl Operator {
     async fn hang_up(&self) {
         tracing::info!("SIGHUP: reloading");
         self.telemetry.reopen();
-        if self.reload_files().await.is_ok() {
+        if self.reload_files(Cause::Asked).await.is_ok() {
             let names: Vec<_> = self.supervisor.reports().into_iter().map(|report| report.name).collect();
             for name in names {
                 // A failure is in the log, and the old workers go on.
@@ -336,21 +394,27 @@ impl Operator {
         }
     }
 
-    async fn reload_files(&self) -> Result<ReloadReport, Vec<Problem>> {
-        let _one_at_a_time = self.reloading.lock().await;
-        let loaded = match load(&self.file, self.listen, &self.shared.clock) {
+    async fn reload_files(&self, cause: Cause) -> Result<ReloadReport, Vec<Problem>> {
+        let mut read = self.read.lock().await;
+        let (file, policies, listen) = (self.file.clone(), read.policies.clone(), self.listen);
+        let clock = self.shared.clock.clone();
+        // Reading may take a while, and the control thread has others to serve.
+        let loading = tokio::task::spawn_blocking(move || load(&file, Some(&policies), listen, &clock)).await;
+        let loaded = match loading {
+            Ok((now, loaded)) => {
+                *read = now;
+                loaded.and_then(|(snapshot, warnings)| self.meant(cause, snapshot).map(|snapshot| (snapshot, warnings)))
+            }
+            Err(defect) => Err(vec![Problem::file(&self.file.to_string_lossy(), defect.to_string())]),
+        };
+        let loaded = match loaded {
             Ok((snapshot, warnings)) => self.prepare(&snapshot).await.map(|prepared| (snapshot, warnings, prepared)),
             Err(problems) => Err(problems),
         };
         let (snapshot, warnings, prepared) = match loaded {
             Ok(loaded) => loaded,
             Err(problems) => {
-                let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
-                for line in &lines {
-                    tracing::error!("reload refused, the earlier configuration stays in force: {line}");
-                }
-                self.note(self.happened(event::RELOAD).details(serde_json::json!({ "refused": lines })).failed());
-                *self.reload_problem() = Some(lines.join("\n"));
+                self.refuse(&problems);
                 return Err(problems);
             }
         };
@@ -359,6 +423,7 @@ impl Operator {
         self.shared.current.swap(snapshot);
         self.shared.authn.invalidate();
         let world = self.shared.current.get();
+        self.shared.limits.keep(world.routes.all());
         self.bring(&world, prepared).await;
         let names = |snapshot: &Snapshot| -> Vec<Arc<str>> {
             snapshot.routes.all().iter().map(|app| Arc::clone(&app.name)).collect()
@@ -375,7 +440,7 @@ impl Operator {
             warnings: warnings.iter().map(ToString::to_string).collect(),
             needs_restart,
         };
-        *self.reload_problem() = None;
+        *self.refused() = None;
         tracing::info!(applications = report.applications, "configuration and policies reloaded");
         let details = serde_json::json!({ "applications": report.applications });
         self.note(self.happened(event::RELOAD).details(details));
@@ -415,8 +480,66 @@ impl Operator {
         }
     }
 
-    fn reload_problem(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.reload_problem.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What was read stays out of force, and everybody can see why.
+    fn refuse(&self, problems: &[Problem]) {
+        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        for line in &lines {
+            tracing::error!("reload refused, the earlier configuration stays in force: {line}");
+        }
+        self.note(self.happened(event::RELOAD).details(serde_json::json!({ "refused": lines })).failed());
+        let mut refused = self.refused();
+        let since = refused.as_ref().map_or_else(|| self.shared.clock.now(), |refused| refused.since);
+        *refused = Some(Refused { since, report: written::render(problems, false) });
+    }
+
+    /// What only looks like a change: a file that somebody has emptied to fill it again is not the wish to have every
+    /// default, and a directory without policies not the wish to have no applications. Whoever means it says so.
+    fn meant(&self, cause: Cause, snapshot: Snapshot) -> Result<Snapshot, Vec<Problem>> {
+        let help = "`portcullis reload` takes it if it is meant";
+        let is_empty = || std::fs::metadata(&self.file).is_ok_and(|data| data.len() == 0);
+        let before = !self.shared.current.get().routes.all().is_empty();
+        let file = self.file.to_string_lossy();
+        match cause {
+            Cause::Noticed if is_empty() => Err(vec![Problem::file(&file, "is empty").help(help)]),
+            Cause::Noticed if before && snapshot.routes.all().is_empty() => {
+                let policies = snapshot.config.policies.to_string_lossy();
+                Err(vec![Problem::file(&policies, "there are no policies any more").help(help)])
+            }
+            _ => Ok(snapshot),
+        }
+    }
+
+    fn refused(&self) -> std::sync::MutexGuard<'_, Option<Refused>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Edits come into force by themselves, unless the configuration in force says that they wait.
+    async fn follow_edits(self: Arc<Self>, mut edits: Edits) {
+        loop {
+            let policies = self.read.lock().await.policies.clone();
+            if !self.shared.current.get().config.gateway.watch {
+                edits.rest();
+                edits.wait().await;
+                continue;
+            }
+            let now = edits.look(&self.file, &policies).await;
+            if self.read.lock().await.stamp == now {
+                edits.wait().await;
+                continue;
+            }
+            let now = edits.settled(&self.file, &policies, now).await;
+            // Somebody may have said `reload` meanwhile.
+            let Some((file, others)) = now.difference(&self.read.lock().await.stamp) else { continue };
+            tracing::info!(file = %file.display(), others, "edited: reloading");
+            if let Ok(report) = self.reload_files(Cause::Noticed).await {
+                for warning in &report.warnings {
+                    tracing::warn!("{warning}");
+                }
+                for change in &report.needs_restart {
+                    tracing::warn!("{change}: in force after a restart only");
+                }
+            }
+        }
     }
 
     /// A renewed certificate needs nobody to announce it.
@@ -428,7 +551,7 @@ impl Operator {
             if now != seen {
                 seen = now;
                 tracing::info!("a certificate file changed: reloading");
-                let _ = self.reload_files().await;
+                let _ = self.reload_files(Cause::Noticed).await;
             }
         }
     }
@@ -503,6 +626,7 @@ impl Operator {
         let now = self.shared.clock.now();
         let text = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect();
         let logs = &world.config.logs.directory;
+        let refused = self.refused().clone();
         Status {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -515,7 +639,9 @@ impl Operator {
             methods: world.config.security.methods.iter().map(Method::word).map(str::to_owned).collect(),
             applications: self.app_statuses(),
             loaded: world.loaded.rfc3339(),
-            reload_problem: self.reload_problem().clone(),
+            reload_problem: refused.as_ref().map(|refused| refused.report.clone()),
+            reload_refused_since: refused.as_ref().map(|refused| refused.since.rfc3339()),
+            watching: world.config.gateway.watch,
             certificates: world
                 .certificates
                 .described
@@ -544,7 +670,7 @@ impl Handler for Operator {
     }
 
     fn reload(&self) -> Doing<'_, Result<ReloadReport, Vec<Problem>>> {
-        Box::pin(self.reload_files())
+        Box::pin(self.reload_files(Cause::Asked))
     }
 
     fn status(&self) -> Doing<'_, Status> {

@@ -205,10 +205,18 @@ fn floor(source: &str, at: usize) -> usize {
     (0..=at.min(source.len())).rev().find(|&at| source.is_char_boundary(at)).unwrap_or(0)
 }
 
+/// Characters of a text that a message repeats: any path fits, and a megabyte that stands in quotes does not.
+const TEXT_SHOWN: usize = 4096;
+
 /// Text from a file as it may stand in a message.
 #[must_use]
 pub fn shown(text: &str) -> String {
-    text.chars().map(harmless).collect()
+    let mut rest = text.chars();
+    let mut shown: String = rest.by_ref().take(TEXT_SHOWN).map(harmless).collect();
+    if rest.next().is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// A file under review may come from a stranger: nothing of it may steer a terminal or turn the direction of writing.

@@ -65,6 +65,7 @@ fn a_decision_allocates_nothing() {
         method: Method::Password,
         credential: None,
         applications: None,
+        validity: portcullis::model::Validity::default(),
         encoded: Bytes::new(),
     }));
     let target = |path: &str| Target::parse(path.parse().unwrap(), Version::HTTP_11, Some(b"localhost")).unwrap();

@@ -8,7 +8,7 @@ use std::{
 
 /// Rooms of the main package and their floors; a room may use rooms below its own floor, or on it where
 /// [`NEVER`] does not say otherwise.
-const FLOORS: [(&str, u8); 24] = [
+const FLOORS: [(&str, u8); 25] = [
     ("main", 7),
     ("cli", 6),
     ("serve", 5),
@@ -20,6 +20,7 @@ const FLOORS: [(&str, u8); 24] = [
     ("snapshot", 3),
     ("audit", 3),
     ("certificates", 3),
+    ("edits", 3),
     ("policy", 2),
     ("store", 2),
     ("config", 2),
@@ -50,7 +51,7 @@ const NEVER: [(&str, &[&str], &str); 6] = [
 ];
 
 /// Foreign crates that live in one place, so that replacing one is a change in one place.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("argon2", &["authn/"]),
     ("arc_swap", &["snapshot.rs", "authn/"]),
     ("clap", &["cli/"]),
@@ -58,11 +59,12 @@ const HOMES: [(&str, &[&str]); 20] = [
     ("clap_mangen", &["cli/"]),
     ("close_fds", &["app/confine.rs"]),
     ("dialoguer", &["cli/"]),
+    ("governor", &["gateway/limits.rs"]),
     ("hyper", &["gateway/", "app/"]),
     ("jsonwebtoken", &["authn/jwt"]),
     ("landlock", &["app/confine.rs"]),
     ("listenfd", &["gateway/listener.rs"]),
-    ("notify", &["app/watch.rs"]),
+    ("notify", &["app/watch.rs", "edits.rs"]),
     ("ppp", &["gateway/listener.rs"]),
     ("pyo3", &["worker/"]),
     ("rcgen", &["control/"]),

@@ -38,6 +38,10 @@ pub enum Answer {
     Streaming(Head),
 }
 
+/// Room for what the gate adds to an application's headers, so that the map need not grow: `Server`, and what
+/// `policy::hygiene` lists.
+const ADDED: usize = 8;
+
 /// Reads a head; the bytes behind it are the body of a complete answer.
 ///
 /// hyper writes what it is given, so everything that would let an answer be read as two is checked here again, although
@@ -48,7 +52,7 @@ pub(super) fn read_head(payload: &Bytes, complete: bool) -> Result<(Head, Bytes)
     if status.is_informational() {
         return Err(Malformed("an informational status"));
     }
-    let mut headers = HeaderMap::with_capacity(usize::from(head.headers.count()) + 2);
+    let mut headers = HeaderMap::with_capacity(usize::from(head.headers.count()) + ADDED);
     for (name, value) in head.headers.iter() {
         let name = HeaderName::from_bytes(name).map_err(|_| Malformed("header name"))?;
         if HOP_BY_HOP.contains(&name.as_str()) {

@@ -8,6 +8,7 @@
 use std::{
     path::Path,
     pin::Pin,
+    rc::Rc,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll},
     time::{Duration, Instant},
@@ -21,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use crate::{
     app::{
         file::SentFile,
+        grant::Grant,
         lane::{BodySender, Failure, Piece, Ticket},
         pool::Seat,
     },
@@ -331,6 +333,8 @@ pub struct Body {
     kind: Kind,
     /// Told how many bytes were passed on, once, when the body is dropped.
     done: Option<Box<dyn FnOnce(Sent)>>,
+    /// The word that it may go on; only for those that take their time.
+    granted: Option<Rc<dyn AsRef<Grant>>>,
     sent: u64,
     cut: bool,
 }
@@ -342,6 +346,8 @@ pub struct Sent {
     pub bytes: u64,
     /// Whether it ended early, because the application, its worker or the client went away.
     pub cut: bool,
+    /// Why the gate itself has cut it.
+    pub withdrawn: Option<Reason>,
 }
 
 enum Kind {
@@ -365,6 +371,9 @@ pub enum BodyError {
     /// A file could not be read to its end.
     #[error("the file could not be read: {0}")]
     File(#[from] std::io::Error),
+    /// It would not be allowed any more.
+    #[error("it was cut: {0}")]
+    Withdrawn(Reason),
 }
 
 impl Body {
@@ -404,8 +413,22 @@ impl Body {
         self
     }
 
+    /// Has the body end as soon as that word is taken back, if it is one that takes its time.
+    #[must_use]
+    pub fn while_granted(mut self, granted: Rc<dyn AsRef<Grant>>) -> Self {
+        if self.takes_time() {
+            (*granted).as_ref().begin_streaming();
+            self.granted = Some(granted);
+        }
+        self
+    }
+
+    fn takes_time(&self) -> bool {
+        matches!(self.kind, Kind::Streaming(..) | Kind::Handed(..) | Kind::File(_))
+    }
+
     fn of(kind: Kind) -> Self {
-        Self { kind, done: None, sent: 0, cut: false }
+        Self { kind, done: None, granted: None, sent: 0, cut: false }
     }
 
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -455,6 +478,12 @@ impl hyper::body::Body for Body {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let withdrawn = self.granted.as_ref().map(|granted| (**granted).as_ref().poll_withdrawn(cx));
+        if let Some(Poll::Ready(reason)) = withdrawn.filter(|_| self.takes_time()) {
+            self.cut = true;
+            self.kind = Kind::Over;
+            return Poll::Ready(Some(Err(BodyError::Withdrawn(reason))));
+        }
         match std::task::ready!(self.poll_kind(cx)) {
             Some(Ok(data)) => {
                 self.sent += data.remaining() as u64;
@@ -471,6 +500,7 @@ impl hyper::body::Body for Body {
             None => {
                 // Lets go of the ticket now: the worker's slot is free before the connection drops the body.
                 self.kind = Kind::Over;
+                self.granted = None;
                 Poll::Ready(None)
             }
         }
@@ -492,10 +522,10 @@ impl hyper::body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let cut =
-            self.cut || matches!(self.kind, Kind::Streaming(..) | Kind::Handed(..) | Kind::File(_) | Kind::Full(_));
+        let cut = self.cut || self.takes_time() || matches!(self.kind, Kind::Full(_));
         if let Some(done) = self.done.take() {
-            done(Sent { bytes: self.sent, cut });
+            let withdrawn = self.granted.as_ref().and_then(|granted| (**granted).as_ref().withdrawn());
+            done(Sent { bytes: self.sent, cut, withdrawn });
         }
     }
 }

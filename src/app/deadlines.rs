@@ -99,7 +99,7 @@ fn reason(failure: Failure) -> Reason {
     match failure {
         Failure::Application => Reason::ApplicationError,
         Failure::NotBegun => Reason::QueueTimeout,
-        Failure::WorkerLost | Failure::Stalled => Reason::WorkerLost,
+        Failure::WorkerLost | Failure::Stalled | Failure::Withdrawn => Reason::WorkerLost,
     }
 }
 

@@ -491,6 +491,17 @@ impl Watch {
         !state.dead && state.get(self.id).is_some()
     }
 
+    /// Ends the exchange: nothing more of it is passed on, and the worker is told that its client has left.
+    pub fn cut(&self) {
+        let mut state = self.lane.state.borrow_mut();
+        let state = &mut *state;
+        if let Some(exchange) = state.get(self.id).filter(|exchange| !exchange.is_over()) {
+            exchange.give_up(Failure::Withdrawn);
+            put_empty(&mut state.out, self.id, Kind::Cancel);
+            state.wake_task();
+        }
+    }
+
     /// The worker that has it.
     pub fn worker(&self) -> &Arc<WorkerShared> {
         &self.lane.worker

@@ -2,7 +2,7 @@
 //! served, never because a path happened to lead here.
 //!
 //! Reading order: [`serve`] (a file or the worker) · `request` (what the application sees) · `body` (both directions) ·
-//! `file` (answers that are files) · `deadlines` (how long it may take) ·
+//! `file` (answers that are files) · `grant` (whether it may go on) · `deadlines` (how long it may take) ·
 //! `lane`, `answer` and `pool` (one data thread's view of the workers) · `launch`, `process`,
 //! `worker`, `nursery`, `supervise` (the control thread's view) ·
 //! `isolation`, `python`, `confine` (what a launch is kept from, which interpreter it is, how the two come together) ·
@@ -13,6 +13,7 @@ pub mod body;
 pub mod confine;
 pub mod deadlines;
 pub mod file;
+pub mod grant;
 pub mod isolation;
 pub mod lane;
 pub mod launch;
@@ -37,6 +38,7 @@ use crate::{
         answer::{Answer, Head},
         body::{Body, RequestBody, Terms},
         deadlines::Deadlines,
+        grant::Grant,
         launch::{Launch, LaunchKey},
         pool::Pools,
         worker::{Start, Worker},
@@ -96,29 +98,31 @@ impl From<Reason> for Unserved {
     }
 }
 
-/// Serves a permitted request: a file, or the worker.
+/// Serves a permitted request: a file, or the worker. An answer that takes its time tells `grant` where it comes from.
 ///
 /// # Errors
 /// Why there is no answer; nothing was sent.
 pub async fn serve(
     applications: Applications<'_>,
-    permit: Permit,
+    permit: &Permit,
+    grant: &Grant,
     inbound: Inbound,
     body: Incoming,
     served: &mut Served,
 ) -> Result<Response<Body>, Unserved> {
     if permit.app().serve_files != ServeFiles::No
-        && let Some(file) = static_files::asked_for(&permit)
+        && let Some(file) = static_files::asked_for(permit)
     {
-        return Ok(static_files::serve(&permit, &file, inbound).await?);
+        return Ok(static_files::serve(permit, &file, inbound).await?);
     }
-    call(applications, permit, inbound, body, served).await
+    call(applications, permit, grant, inbound, body, served).await
 }
 
 /// Calls the application.
 async fn call(
     applications: Applications<'_>,
-    permit: Permit,
+    permit: &Permit,
+    grant: &Grant,
     inbound: Inbound,
     body: Incoming,
     served: &mut Served,
@@ -135,7 +139,7 @@ async fn call(
     let deadlines = Deadlines::of(config, app);
     let lane = applications.pools.lane(&app.name, launch, PATIENCE.min(deadlines.queue)).await;
     let (lane, waited) = lane.map_err(|reason| broken().unwrap_or_else(|| reason.into()))?;
-    let ticket = lane.start(|out| request::put(out, &permit, &inbound, &body));
+    let ticket = lane.start(|out| request::put(out, permit, &inbound, &body));
     body.send(&ticket, terms.pause);
 
     let head_only = inbound.parts.method == http::Method::HEAD;
@@ -145,7 +149,10 @@ async fn call(
     })?;
     let (head, body) = match answer {
         Answer::Complete(head, bytes) => (head, Body::full(bytes)),
-        Answer::Streaming(head) => (head, Body::streaming(ticket, seat)),
+        Answer::Streaming(head) => {
+            grant.comes_from(ticket.watch());
+            (head, Body::streaming(ticket, seat))
+        }
     };
     served.queued_us = head.queued_us.saturating_add(micros(waited));
     Ok(respond(head, if head_only { body.without_content() } else { body }))

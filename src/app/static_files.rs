@@ -73,7 +73,6 @@ pub async fn serve(permit: &Permit, file: &str, inbound: Inbound) -> Result<Resp
 
 fn finish(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     // Behind sign-in: shared caches must not hand it to others, and a browser asks whether it is still fresh.
     headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
     headers.entry(header::SERVER).or_insert(HeaderValue::from_static("Portcullis"));

@@ -26,6 +26,7 @@
 //! Nothing: unknown, disabled, expired and password-less users cost one verification with production parameters and
 //! are rejected in the same way. The reason inside [`Outcome::Rejected`] is for our own log.
 
+mod again;
 pub mod hashing;
 mod in_flight;
 pub mod jwt;
@@ -170,7 +171,9 @@ impl Authn {
         verified.unwrap_or_else(Outcome::from)
     }
 
-    fn epoch(&self) -> u64 {
+    /// The time between two changes of identity data; to be read before somebody is identified.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use portcullis_wire::Identity;
 
 use crate::{
-    model::{Method, Name, Principal, Verified},
+    clock::Timestamp,
+    model::{Method, Name, Principal, Validity, Verified},
     store::{Owner, ServiceRecord, TokenRecord, UserRecord},
 };
 
@@ -18,11 +19,16 @@ pub struct Credential {
     pub id: Option<Arc<str>>,
     /// The applications it is good for; `None` for all.
     pub applications: Option<Vec<Arc<str>>>,
+    /// When it expires.
+    pub expires: Option<Timestamp>,
+    /// SHA-256 of the PHC string that a password matched; `None` for a token.
+    pub password: Option<[u8; 32]>,
 }
 
 impl From<&TokenRecord> for Credential {
     fn from(token: &TokenRecord) -> Self {
-        Self { id: Some(Arc::clone(&token.id)), applications: token.applications.clone() }
+        let (id, applications) = (Some(Arc::clone(&token.id)), token.applications.clone());
+        Self { id, applications, expires: token.expires, password: None }
     }
 }
 
@@ -30,7 +36,8 @@ impl From<&TokenRecord> for Credential {
 #[must_use]
 pub fn principal_for(user: &UserRecord, method: Method, credential: Credential) -> Principal {
     let about = About { name: &user.name, display: &user.display, email: &user.email, kind: "user" };
-    Principal::User(about.verified(&user.roles, method, credential))
+    let expires = credential.expires.into_iter().chain(user.expires).min();
+    Principal::User(about.verified(&user.roles, method, Credential { expires, ..credential }))
 }
 
 /// `service`, verified by `method`.
@@ -86,6 +93,7 @@ impl About<'_> {
             method,
             credential: credential.id,
             applications: credential.applications,
+            validity: Validity { password: credential.password, expires: credential.expires },
             encoded,
         })
     }

@@ -290,6 +290,41 @@ async fn a_new_password_ends_the_old_one() {
 }
 
 #[tokio::test]
+async fn who_was_verified_is_asked_about_again_without_credentials_and_without_hashing() {
+    let gate = Gate::new().await;
+    let by_password = gate.basic("ann:sesame street").await.principal().unwrap();
+    let (token, id) = gate.add_token("ann", None, Some(NOW + 60_000)).await;
+    let by_token = gate.bearer(&token).await.principal().unwrap();
+    let (jwt, claims, _) = gate.add_jwt().await;
+    let by_jwt = gate.bearer(&jwt).await.principal().unwrap();
+    let again = async |principal: &Principal| gate.authn.again(principal).await;
+    gate.change(async |change| change.revoke(&name("ann"), &name("sales")).await.unwrap()).await;
+    for principal in [&by_password, &by_token, &by_jwt] {
+        assert!(roles(&again(principal).await).is_empty(), "the roles of today");
+    }
+    let expires = |principal: &Principal| principal.verified().unwrap().validity.expires;
+    assert_eq!((expires(&by_password), expires(&by_token)), (None, Some(Timestamp(NOW + 60_000))));
+    gate.change(async |change| change.set_password(&name("ann"), &phc("sesame street")).await.unwrap()).await;
+    assert_eq!(rejected(&again(&by_password).await), "the password is another");
+    assert!(again(&by_token).await.principal().is_some(), "a token does not end with the password");
+    gate.change(async |change| change.revoke_token(&claims.jti).await.unwrap()).await;
+    assert_eq!(rejected(&again(&by_jwt).await), "the token was revoked");
+    gate.pass(60_000);
+    assert_eq!(rejected(&again(&by_token).await), "the token has expired");
+    gate.pass(-60_000);
+    gate.change(async |change| change.revoke_token(&id).await.unwrap()).await;
+    assert_eq!(rejected(&again(&by_token).await), "the token was revoked");
+    gate.change(async |change| change.remove_user(&name("ann")).await.unwrap()).await;
+    gate.add_user("ann", Some("sesame street"), None).await;
+    assert_eq!(rejected(&again(&by_password).await), "the password is another", "another of that name");
+    assert_eq!(rejected(&again(&by_token).await), "no such token");
+    assert!(matches!(again(&Principal::Anonymous).await, Outcome::NotPresented));
+    gate.store.close().await;
+    assert!(matches!(again(&by_password).await, Outcome::Unavailable));
+    assert_eq!(gate.pool.verifications(), 1);
+}
+
+#[tokio::test]
 async fn who_expires_is_out_at_that_moment() {
     let gate = Gate::new().await;
     gate.add_user("bob", Some("sesame street"), Some(Timestamp(NOW + 1000))).await;

@@ -153,7 +153,8 @@ impl Authn {
     }
 
     fn remember_password(&self, key: Key, epoch: u64, account: &Account, proven_until: Timestamp) -> Principal {
-        let principal = principal_for(&account.user, Method::Password, Credential::default());
+        let credential = Credential { password: Some(account.version), ..Credential::default() };
+        let principal = principal_for(&account.user, Method::Password, credential);
         let expires = account.user.expires.unwrap_or(NEVER);
         let password = Some(account.version);
         self.passwords.remember(key, Entry { principal: principal.clone(), epoch, expires, proven_until, password });
@@ -174,15 +175,15 @@ impl Authn {
 }
 
 /// A user who may sign in with a password.
-struct Account {
-    user: UserRecord,
+pub(super) struct Account {
+    pub(super) user: UserRecord,
     phc: Secret<String>,
     /// SHA-256 of the PHC string: another password, or the same under another salt, is another version.
-    version: [u8; 32],
+    pub(super) version: [u8; 32],
 }
 
 impl Account {
-    fn usable(user: Option<UserRecord>, now: Timestamp) -> Result<Self, &'static str> {
+    pub(super) fn usable(user: Option<UserRecord>, now: Timestamp) -> Result<Self, &'static str> {
         let user = user.ok_or("no such user")?;
         usable(&user, now)?;
         let phc = user.password.clone().ok_or("the user has no password")?;
@@ -199,7 +200,7 @@ fn usable(user: &UserRecord, now: Timestamp) -> Result<(), &'static str> {
 }
 
 /// The record of a token that may be used.
-fn good(record: Option<TokenRecord>, kind: TokenKind, now: Timestamp) -> Result<TokenRecord, &'static str> {
+pub(super) fn good(record: Option<TokenRecord>, kind: TokenKind, now: Timestamp) -> Result<TokenRecord, &'static str> {
     let record = record.filter(|record| record.kind == kind).ok_or("no such token")?;
     if record.revoked.is_some() {
         return Err("the token was revoked");

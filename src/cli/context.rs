@@ -120,7 +120,8 @@ pub(super) fn data_directory(config: &Path, out: &mut Out) -> Result<PathBuf> {
 /// The configuration file that `--config` means: the file itself, or the one in that directory.
 pub(super) fn config_file(path: &Path) -> Result<PathBuf> {
     let file = if path.is_dir() { path.join("portcullis.toml") } else { path.to_path_buf() };
-    if file.exists() {
+    // A link that leads nowhere is there, and whoever reads it says what is wrong.
+    if file.symlink_metadata().is_ok() {
         return Ok(file);
     }
     let what = "`portcullis init` makes one, `--config FILE` names another";

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     control::{Owner, TokenRecord, roles, services, tokens, users},
-    model::{Method, Name, Principal, Reason, Verified},
+    model::{Method, Name, Principal, Reason, Validity, Verified},
     policy::{self, Explanation, Question},
     snapshot::Routes,
     store::{Store, StoreError},
@@ -178,6 +178,7 @@ fn verified(name: Name, roles: Vec<Name>, method: Method) -> Verified {
         method,
         credential: None,
         applications: None,
+        validity: Validity::default(),
         // Nobody runs this request, so no worker reads it.
         encoded: Bytes::new(),
     }

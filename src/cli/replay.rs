@@ -134,6 +134,14 @@ impl Logged {
             "sign-in-busy" | "store-unavailable" | "audit-unavailable" => {
                 "the gate could not find out who asked, so no rule was asked"
             }
+            "application-elsewhere" | "application-here" => {
+                "it was asked for at the wrong door: what runs here is not asked about by proxies, and what runs \
+                 elsewhere is not served here"
+            }
+            "origin-not-allowed" => {
+                "it was refused for the origin of the page it came from, which the log does not keep"
+            }
+            "rate-limited" => "it was refused for how often somebody asked, which is over",
             "method-not-allowed" if self.word("principal").is_none() => {
                 "its authentication method is not allowed there, so its credentials were not looked at and no rule was asked"
             }
@@ -171,6 +179,9 @@ fn is_before_the_question(reason: &str) -> bool {
             | "request-timeout"
             | "no-application"
             | "application-disabled"
+            | "application-elsewhere"
+            | "application-here"
+            | "origin-not-allowed"
             | "method-not-permitted"
             | "method-not-allowed"
             | "audit-unavailable"

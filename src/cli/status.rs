@@ -93,7 +93,7 @@ fn show(status: &Status, out: &mut Out) -> std::io::Result<()> {
         ),
         ("security level", status.level.clone()),
         ("methods", status.methods.join(", ")),
-        ("configuration", format!("{}, read {}", status.config, status.loaded)),
+        ("configuration", configuration(status)),
         ("connections", status.connections.to_string()),
         ("requests", status.requests.to_string()),
         ("audit", audit(status)),
@@ -101,13 +101,20 @@ fn show(status: &Status, out: &mut Out) -> std::io::Result<()> {
     ])?;
     if let Some(problem) = &status.reload_problem {
         out.line("")?;
-        out.line(out.paint(Style::Bad, "The last reload was refused, the earlier configuration is in force:"))?;
-        out.block("  ", problem)?;
+        let since = status.reload_refused_since.as_deref().unwrap_or("an unknown time");
+        let refused = format!("Refused since {since}; what was read {} is in force:", status.loaded);
+        out.line(out.paint(Style::Bad, &refused))?;
+        out.block("  ", problem.trim_end())?;
     }
     out.line("")?;
     certificates(&status.certificates, out)?;
     out.line("")?;
     applications(&status.applications, out)
+}
+
+fn configuration(status: &Status) -> String {
+    let watching = if status.watching { "edits come into force by themselves" } else { "edits wait for `reload`" };
+    format!("{}, read {}; {watching}", status.config, status.loaded)
 }
 
 fn audit(status: &Status) -> String {

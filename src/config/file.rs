@@ -123,6 +123,7 @@ fn gateway(table: &Table<'_>, cores: usize) -> Gateway {
         trusted_proxies: networks("trusted_proxies"),
         proxy_protocol: networks("proxy_protocol"),
         hosts: each(table.value("hosts"), |value| value.parse(host, "such as \"apps.example.org\"")),
+        watch: table.value("watch").and_then(|value| value.boolean()).unwrap_or(true),
     }
 }
 

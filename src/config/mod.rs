@@ -37,6 +37,12 @@ pub const DEFAULT_CERTIFICATE: &str = "certs/localhost.pem";
 /// Its key.
 pub const DEFAULT_KEY: &str = "certs/localhost.key";
 
+/// Policy files that are read; more are something else by mistake, and the time to read them is the time that a reload
+/// keeps the next one waiting.
+const POLICIES_MOST: usize = 1000;
+/// The same for all of them together, bytes.
+const POLICIES_MAX: usize = 16 << 20;
+
 /// The whole of `portcullis.toml`, every path absolute, every default filled in.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -93,6 +99,8 @@ pub struct Gateway {
     pub proxy_protocol: Vec<IpNet>,
     /// `hosts`: accepted host names, lower case, without ports; empty, the default, is any.
     pub hosts: Vec<Box<str>>,
+    /// `watch`: whether changes of this file and of the policies come into force by themselves. Default yes.
+    pub watch: bool,
 }
 
 /// `[forward_auth]`: proxies in front of applications that run elsewhere.
@@ -342,7 +350,7 @@ impl Config {
     /// Beside what could be read, why the rest could not: a policy that is missing is a mistake like any other.
     #[must_use]
     pub fn policy_sources(&self) -> (Vec<Source>, Vec<Problem>) {
-        self.sources(|name| name.ends_with(".toml") && !name.ends_with(".cases.toml"))
+        self.sources(is_policy)
     }
 
     /// Reads the files of tests in the policies directory: `*.cases.toml`.
@@ -363,7 +371,7 @@ impl Config {
     }
 
     fn sources(&self, wanted: impl Fn(&str) -> bool) -> (Vec<Source>, Vec<Problem>) {
-        let listed = self.policies.canonicalize().and_then(|base| Ok((policy_files(&base, wanted)?, base)));
+        let listed = self.policies.canonicalize().and_then(|base| Ok((names(&base, wanted)?, base)));
         let (names, base) = match listed {
             Ok(listed) => listed,
             Err(error) => {
@@ -372,11 +380,25 @@ impl Config {
                 return (Vec::new(), vec![problem.help("[policies] directory in portcullis.toml names it")]);
             }
         };
-        let (mut sources, mut problems) = (Vec::new(), Vec::new());
+        let directory = self.shown(&self.policies);
+        if names.len() > POLICIES_MOST {
+            let message = format!("{} policies are more than the {POLICIES_MOST} that are read", names.len());
+            return (Vec::new(), vec![Problem::file(&directory, message).help("is it the right directory?")]);
+        }
+        let (mut sources, mut problems) = (Vec::<Source>::new(), Vec::new());
+        let mut room = POLICIES_MAX;
         for name in names {
             let file = self.shown(&self.policies.join(&name));
             match read::text(&base.join(&name), &file) {
-                Ok(text) => sources.push(Source { file: file.into(), text, base: base.clone() }),
+                Ok(text) if text.len() > room => {
+                    let message = format!("all policies together are larger than {} MiB", POLICIES_MAX >> 20);
+                    problems.push(Problem::file(&directory, message).help("is it the right directory?"));
+                    break;
+                }
+                Ok(text) => {
+                    room -= text.len();
+                    sources.push(Source { file: file.into(), text, base: base.clone() });
+                }
                 Err(problem) => problems.push(problem),
             }
         }
@@ -396,8 +418,21 @@ impl Config {
     }
 }
 
-/// Names of the policy files, sorted, so that every start reports mistakes in the same order.
-fn policy_files(directory: &Path, wanted: impl Fn(&str) -> bool) -> std::io::Result<Vec<std::ffi::OsString>> {
+/// Names of the policy files, sorted.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn policy_names(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    names(directory, is_policy)
+}
+
+fn is_policy(name: &str) -> bool {
+    name.ends_with(".toml") && !name.ends_with(".cases.toml")
+}
+
+/// Names of files, sorted, so that every start reports mistakes in the same order. Hidden ones are left alone: editors
+/// keep half-written copies in them.
+fn names(directory: &Path, wanted: impl Fn(&str) -> bool) -> std::io::Result<Vec<std::ffi::OsString>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();

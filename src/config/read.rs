@@ -1,8 +1,9 @@
 //! Reading files that people wrote: what can go wrong before the first character is understood.
 
 use std::{
-    fs::File,
+    fs::{File, OpenOptions},
     io::{ErrorKind, Read},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::Arc,
 };
@@ -10,7 +11,7 @@ use std::{
 use crate::written::{Problem, Severity};
 
 /// A configuration file larger than this is something else by mistake, bytes.
-pub(super) const FILE_MAX: u64 = 1 << 20;
+pub(super) const FILE_MAX: u64 = 4 << 20;
 
 /// The text of a file.
 pub(super) fn text(path: &Path, shown: &str) -> Result<String, Problem> {
@@ -22,20 +23,34 @@ pub(super) fn text(path: &Path, shown: &str) -> Result<String, Problem> {
             _ => problem,
         }
     };
-    let metadata = std::fs::metadata(path).map_err(failed)?;
+    // Before it is opened, because opening a device may do something; and after, because it may be another by then.
+    check(&std::fs::metadata(path).map_err(failed)?, shown)?;
+    let file = open(path).map_err(failed)?;
+    check(&file.metadata().map_err(failed)?, shown)?;
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > FILE_MAX {
+        return Err(Problem::file(shown, "is larger than 4 MiB").help("is it the right file?"));
+    }
+    String::from_utf8(bytes).map_err(|error| not_utf8(shown, &error))
+}
+
+/// A pipe or a device might never end, or give something else the next time.
+fn check(metadata: &std::fs::Metadata, shown: &str) -> Result<(), Problem> {
     if metadata.is_dir() {
         return Err(Problem::file(shown, "is a directory").help("name the file itself"));
     }
-    // A pipe or a device might never end, or give something else the next time.
     if !metadata.is_file() {
-        return Err(Problem::file(shown, "is not a regular file"));
+        return Err(Problem::file(shown, "is not a regular file").help("a pipe or a device is never read"));
     }
-    let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > FILE_MAX {
-        return Err(Problem::file(shown, "is larger than 1 MiB").help("is it the right file?"));
-    }
-    String::from_utf8(bytes).map_err(|error| not_utf8(shown, &error))
+    Ok(())
+}
+
+/// Opening a pipe waits for its other end, unless one says not to: whoever puts one where a policy was must not hold the
+/// gateway up.
+fn open(path: &Path) -> std::io::Result<File> {
+    let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 fn not_utf8(shown: &str, error: &std::string::FromUtf8Error) -> Problem {

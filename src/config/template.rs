@@ -27,6 +27,7 @@ pub fn template(listen: SocketAddr, level: SecurityLevel, certificate: &str, key
 # trusted_proxies = []                 # networks whose X-Forwarded-For is believed
 # proxy_protocol = []                  # networks that must speak the PROXY protocol
 # hosts = []                           # host names that are served; empty is any
+# watch = true                         # changes of this file and of policies/ come into force by themselves
 
 [forward_auth]
 # trusted = []                         # proxies that may ask about applications which run elsewhere; none is off

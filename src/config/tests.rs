@@ -312,9 +312,9 @@ fn files_that_cannot_be_read_say_why() {
     );
     fs::create_dir(at("dir.toml")).unwrap();
     assert!(refused("dir.toml").message.contains("is a directory"));
-    fs::write(at("large.toml"), vec![b'#'; (1 << 20) + 1]).unwrap();
-    assert!(refused("large.toml").message.contains("larger than 1 MiB"));
-    fs::write(at("largest.toml"), vec![b'#'; 1 << 20]).unwrap();
+    fs::write(at("large.toml"), vec![b'#'; (4 << 20) + 1]).unwrap();
+    assert!(refused("large.toml").message.contains("larger than 4 MiB"));
+    fs::write(at("largest.toml"), vec![b'#'; 4 << 20]).unwrap();
     assert!(load(&at("largest.toml")).is_ok());
     fs::write(at("latin1.toml"), b"[tokens]\nissuer = \"caf\xe9\"\n").unwrap();
     let latin1 = refused("latin1.toml");

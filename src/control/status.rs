@@ -27,8 +27,12 @@ pub struct Status {
     pub applications: Vec<AppStatus>,
     /// When the configuration and policies in force were read, RFC 3339.
     pub loaded: String,
-    /// Why the last reload was refused; the earlier configuration is still in force then.
+    /// Why the last reload was refused, as `reload` says it; the earlier configuration is still in force then.
     pub reload_problem: Option<String>,
+    /// Since when reloads have been refused, RFC 3339.
+    pub reload_refused_since: Option<String>,
+    /// Whether edits come into force by themselves.
+    pub watching: bool,
     /// What it shows to browsers.
     pub certificates: Vec<CertificateStatus>,
     /// Open connections.

@@ -151,6 +151,7 @@ impl AccessLog {
         if sent.cut {
             out.extend_from_slice(b",\"cut\":true");
         }
+        put_optional(out, "withdrawn", sent.withdrawn.map(Reason::id));
         out.extend_from_slice(b"}\n");
     }
 

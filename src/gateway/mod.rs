@@ -8,9 +8,12 @@ pub mod access_log;
 mod forward_auth;
 pub mod headers;
 pub mod http;
+pub mod limits;
 pub mod listener;
+pub mod outgoing;
 pub mod refusal;
 pub mod run;
+pub mod running;
 pub mod strict;
 pub mod tls;
 
@@ -39,7 +42,10 @@ use crate::{
     gateway::{
         access_log::{AccessLog, Record, RequestIds},
         http::Peer,
+        limits::Limits,
+        outgoing::Outgoing,
         refusal::{Refusal, Taste},
+        running::{Judged, Running},
     },
     model::{MethodSet, Name, Principal, Reason, SecurityLevel},
     policy::{self, Application, Denial, Permit, Question, ServeFiles},
@@ -55,8 +61,12 @@ pub struct Thread {
     pub authn: Arc<Authn>,
     /// Where refusals are recorded.
     pub audit: Audit,
+    /// How often who has asked.
+    pub limits: Arc<Limits>,
     /// Its lanes.
     pub pools: Rc<Pools>,
+    /// Its requests under way.
+    pub running: Rc<Running>,
     /// Its access log.
     pub access: Rc<AccessLog>,
     /// The time.
@@ -71,12 +81,13 @@ impl Thread {
     /// From a parsed HTTP request to a permit or a refusal, then to the application. Each step hands the next one a
     /// value that only it can make.
     async fn admit(
-        &self,
+        self: &Rc<Self>,
         peer: Peer,
         request: Request<Incoming>,
         record: &mut Record,
+        outgoing: &mut Outgoing,
     ) -> Result<Response<Body>, Refusal> {
-        let world = self.current.get();
+        let (world, epoch) = (self.current.get(), self.authn.epoch());
         self.check_audit(&world)?;
         let (mut parts, body) = request.into_parts();
         check_head(&parts)?;
@@ -92,16 +103,25 @@ impl Thread {
             .map_err(Refusal::bad_request)?;
         record.client = client.ip().to_canonical();
         let app = route(&world, &target, Place::Here)?;
+        record.application = Some(Arc::clone(&app.name));
+        outgoing.begin(app, &target, &parts);
+        if let Some(preflight) = outgoing.preflight() {
+            return preflight;
+        }
         let permit = self.judge(&world, app, target, &parts.method, &parts.headers, record).await?;
+        outgoing.signed_in = permit.principal().verified().is_some();
 
         let request_id = record.request.clone();
         let inbound = Inbound { parts, client, local: peer.local, secure: true, request_id };
         let launch = world.launch(&permit.app().name);
         let applications = Applications { pools: &self.pools, config: &world.config, launch };
         let mut served = Served::default();
-        let response = app::serve(applications, permit, inbound, body, &mut served).await;
+        let judged = Judged { world: Arc::clone(&world), epoch, principal: permit.principal().clone() };
+        let running = self.enter(permit, judged, &inbound);
+        let serving = app::serve(applications, running.permit(), (*running).as_ref(), inbound, body, &mut served);
+        let response = running.while_allowed(serving).await;
         record.queued_us = served.queued_us;
-        Ok(response?)
+        Ok(response??.map(|body| body.while_granted(running)))
     }
 
     /// Who asks, and whether they may: one way for a request that is served here and for one that a proxy asks about.
@@ -115,19 +135,18 @@ impl Thread {
         record: &mut Record,
     ) -> Result<Permit, Refusal> {
         record.application = Some(Arc::clone(&app.name));
+        self.limits.count_before(app, record.client)?;
         let principal = self.identify(world, app, headers, record).await?;
         let question =
             Question { system: world.config.security.methods, principal: &principal, method, from: record.client };
-        let is_secured_file = app.serve_files == ServeFiles::Secured && is_file(app, &target);
-        let permit = policy::decide(app, target, &question).map_err(|denial| {
-            let refusal = Refusal::from(denial);
-            if is_secured_file { refusal.hidden() } else { refusal }
-        })?;
+        let hidden = is_secured_file(app, &target);
+        let permit = policy::decide(app, target, &question).map_err(|denial| denied(denial, hidden))?;
         record.rule = permit.rule().cloned();
         record.allowed = true;
         if let Some(denial) = permit.would_refuse() {
             self.audit_report(denial, record);
         }
+        self.limits.count(&permit, record.client)?;
         Ok(permit)
     }
 
@@ -147,18 +166,21 @@ impl Thread {
         let taste = Taste::of(request.headers());
         let bodiless = request.method() == Method::HEAD;
         let is_http1 = request.version() < Version::HTTP_2;
+        let mut outgoing = Outgoing::default();
         let outcome = if let Some(complaint) = complaint {
             Err(Refusal::bad_request(complaint))
         } else if request.uri() == "*" && request.method() == Method::OPTIONS {
             Ok(about_the_server())
         } else {
-            self.admit(peer, request, record).await
+            self.admit(peer, request, record, &mut outgoing).await
         };
+        let outcome = outcome.map(|response| outgoing.dress(response));
         let response = outcome.unwrap_or_else(|refusal| {
             record.reason = Some(refusal.reason);
             record.rule = refusal.rule.clone().or(record.rule.take());
             self.audit_refusal(&refusal, record);
             let mut response = refusal.respond(taste, &record.request, self.realm(record).as_str());
+            outgoing.dress_refusal(response.headers_mut());
             if is_http1 && refusal.ends_connection() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -182,10 +204,7 @@ impl Thread {
         headers: &HeaderMap,
         record: &mut Record,
     ) -> Result<Principal, Refusal> {
-        let allowed = world.config.security.methods.and(app.methods);
-        if allowed.is_empty() {
-            return Err(Reason::MethodNotPermitted.into());
-        }
+        let allowed = allowed_methods(world, app)?;
         let presented = Presented::from_headers(headers);
         if presented.method().is_some_and(|method| !allowed.contains(method)) {
             return Err(Reason::MethodNotAllowed.into());
@@ -209,12 +228,7 @@ impl Thread {
             }
             Outcome::Rejected(why) => {
                 tracing::debug!(request = record.request, why, "credentials rejected");
-                let methods = allowed.credentials();
-                Err(if methods == MethodSet::NONE {
-                    Reason::MethodNotAllowed.into()
-                } else {
-                    Refusal::credentials(Reason::CredentialsRejected, methods)
-                })
+                Err(credentials_rejected(allowed))
             }
             Outcome::Ambiguous => Err(Reason::AmbiguousCredentials.into()),
             Outcome::Busy => Err(Reason::SignInBusy.into()),
@@ -258,15 +272,20 @@ impl Thread {
     }
 
     fn audit_refusal(&self, refusal: &Refusal, record: &Record) {
+        let Some(unrecorded) = refusal.audited() else { return };
         // Wrong credentials for a name are a failed sign-in of that name; everything else is a refusal.
         let failed_sign_in = refusal.reason == Reason::CredentialsRejected;
         let event = if failed_sign_in { event::SIGN_IN } else { event::REFUSAL };
         let claimed = record.claimed.as_ref().filter(|_| failed_sign_in).map(Name::as_str);
         let actor = record.principal.as_deref().or(claimed).unwrap_or("anonymous");
+        let mut details = details(record, "status", refusal.status().as_u16());
+        if unrecorded > 0 {
+            details["unrecorded"] = unrecorded.into();
+        }
         let mut refused = AuditRecord::new(self.clock.now(), event, actor)
-            .target(audited_target(record))
+            .target(audited_target(&record.method, &record.path))
             .refused(refusal.reason)
-            .details(details(record, "status", refusal.status().as_u16()));
+            .details(details);
         refused.rule = record.rule.as_ref().map(ToString::to_string);
         self.audit(refused, record);
     }
@@ -276,7 +295,7 @@ impl Thread {
         record.would_refuse = Some((denial.reason, denial.rule.clone()));
         let actor = record.principal.as_deref().unwrap_or("anonymous");
         let mut reported = AuditRecord::new(self.clock.now(), event::WOULD_REFUSE, actor)
-            .target(audited_target(record))
+            .target(audited_target(&record.method, &record.path))
             .details(details(record, "reason", denial.reason.id()));
         reported.rule = denial.rule.as_ref().map(ToString::to_string);
         self.audit(reported, record);
@@ -297,8 +316,12 @@ impl Thread {
         entry.application = record.application.as_deref().map(Into::into);
         entry.address = Some(record.client.to_string());
         entry.credential = entry.credential.or_else(|| record.credential.as_deref().map(Into::into));
+        self.hand_to_audit(entry, &record.request);
+    }
+
+    fn hand_to_audit(&self, entry: AuditRecord, request: &str) {
         if self.audit.record(entry).is_err() {
-            tracing::warn!(request = record.request, "the audit is full, a record was lost");
+            tracing::warn!(request, "the audit is full, a record was lost");
         }
     }
 
@@ -338,14 +361,14 @@ impl Drop for Begun {
     fn drop(&mut self) {
         if !self.over {
             self.record.status = CLIENT_LEFT;
-            self.access.write(&self.record, Sent { bytes: 0, cut: true });
+            self.access.write(&self.record, Sent { bytes: 0, cut: true, withdrawn: None });
         }
     }
 }
 
 /// What was asked for, as far as it is worth keeping for ever: whoever is refused must not fill the disk with it.
-fn audited_target(record: &Record) -> String {
-    let mut target = format!("{:.32} {}", record.method.as_str(), record.path);
+fn audited_target(method: &Method, path: &str) -> String {
+    let mut target = format!("{:.32} {path}", method.as_str());
     if target.len() > AUDITED_MOST {
         let mut end = AUDITED_MOST;
         while !target.is_char_boundary(end) {
@@ -392,9 +415,29 @@ fn route<'a>(world: &'a Snapshot, target: &Target, place: Place) -> Result<&'a A
     }
 }
 
-/// Whether a target is one of the application's static files.
-fn is_file(app: &Application, target: &Target) -> bool {
-    app.mount.split(target.path()).is_some_and(|(_, rest)| rest.starts_with("/static/"))
+/// The methods by which callers of an application may authenticate.
+fn allowed_methods(world: &Snapshot, app: &Application) -> Result<MethodSet, Refusal> {
+    let allowed = world.config.security.methods.and(app.methods);
+    if allowed.is_empty() { Err(Reason::MethodNotPermitted.into()) } else { Ok(allowed) }
+}
+
+/// Credentials that are wrong, where those methods are allowed.
+fn credentials_rejected(allowed: MethodSet) -> Refusal {
+    match allowed.credentials() {
+        MethodSet::NONE => Reason::MethodNotAllowed.into(),
+        methods => Refusal::credentials(Reason::CredentialsRejected, methods),
+    }
+}
+
+/// Whether a target is a static file that exists only for whom the rules let at it.
+fn is_secured_file(app: &Application, target: &Target) -> bool {
+    app.serve_files == ServeFiles::Secured
+        && app.mount.split(target.path()).is_some_and(|(_, rest)| rest.starts_with("/static/"))
+}
+
+fn denied(denial: Denial, hidden: bool) -> Refusal {
+    let refusal = Refusal::from(denial);
+    if hidden { refusal.hidden() } else { refusal }
 }
 
 /// The methods of tunnels and echoes, which no application ever sees.

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use self::pages::Shown;
 use crate::{
     app::{Unserved, body::Body},
+    gateway::limits::Exceeded,
     model::{Method, MethodSet, Reason, RuleId},
     policy::Denial,
     target::BadTarget,
@@ -29,6 +30,8 @@ pub struct Refusal {
     detail: Option<Cow<'static, str>>,
     /// In development: why the application does not start. For a client that was permitted to use it, and nobody else.
     traceback: Option<Arc<str>>,
+    /// More often than is allowed: when the next request is, and what the audit is told.
+    exceeded: Option<Exceeded>,
     /// What `Allow` says when the method was the reason (RFC 9110 section 15.5.6).
     allow: &'static str,
 }
@@ -36,7 +39,16 @@ pub struct Refusal {
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         let public = (reason == Reason::ApplicationDisabled).then_some(Reason::NoApplication);
-        Self { reason, public, rule: None, sign_in: None, detail: None, traceback: None, allow: "GET, HEAD" }
+        Self {
+            reason,
+            public,
+            rule: None,
+            sign_in: None,
+            detail: None,
+            traceback: None,
+            exceeded: None,
+            allow: "GET, HEAD",
+        }
     }
 }
 
@@ -50,6 +62,12 @@ impl From<Unserved> for Refusal {
     fn from(unserved: Unserved) -> Self {
         let detail = unserved.traceback.as_ref().map(|_| BROKEN.into());
         Self { traceback: unserved.traceback, detail, ..unserved.reason.into() }
+    }
+}
+
+impl From<Exceeded> for Refusal {
+    fn from(exceeded: Exceeded) -> Self {
+        Self { exceeded: Some(exceeded), ..Reason::RateLimited.into() }
     }
 }
 
@@ -127,6 +145,12 @@ impl Refusal {
         if self.sign_in.is_some() { StatusCode::UNAUTHORIZED } else { status(self.public.unwrap_or(self.reason)) }
     }
 
+    /// How many refusals stand behind the audit record of this one; `None`: behind that of another.
+    #[must_use]
+    pub fn audited(&self) -> Option<u64> {
+        self.exceeded.as_ref().map_or(Some(0), |exceeded| exceeded.unrecorded)
+    }
+
     /// Whether the request's head has two readings: then nobody can say where the next request begins either, and an
     /// HTTP/1 connection is closed behind the answer (RFC 9112 section 6.3).
     #[must_use]
@@ -160,7 +184,9 @@ impl Refusal {
         }
         insert(headers, HeaderName::from_static("portcullis-reason"), shown.reason.id());
         insert(headers, HeaderName::from_static("portcullis-request"), request_id);
-        if let Some(seconds) = retry_after(self.reason) {
+        if let Some(exceeded) = &self.exceeded {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(exceeded.seconds()));
+        } else if let Some(seconds) = retry_after(self.reason) {
             insert(headers, header::RETRY_AFTER, seconds);
         }
         if self.reason == Reason::HttpMethodRefused {
@@ -212,8 +238,10 @@ const fn status(reason: Reason) -> StatusCode {
         | Reason::NotAllowedByRule
         | Reason::NetworkNotAllowed
         | Reason::SecondFactorRequired
+        | Reason::OriginNotAllowed
         | Reason::DeniedByDefault
         | Reason::ApplicationHere => StatusCode::FORBIDDEN,
+        Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
         Reason::NoApplication | Reason::ApplicationDisabled | Reason::ApplicationElsewhere | Reason::NoFile => {
             StatusCode::NOT_FOUND
         }
@@ -258,6 +286,8 @@ const fn sentence(reason: Reason) -> &'static str {
             "This application relies on a way to sign in that this installation does not permit."
         }
         Reason::MethodNotAllowed => "This way to sign in is not accepted here.",
+        Reason::OriginNotAllowed => "Pages of this origin may not use this application.",
+        Reason::RateLimited => "You have asked too often; try again a little later.",
         Reason::CredentialsRequired => "Sign in to go on.",
         Reason::CredentialsRejected => "The name, password or token is not right, or no longer valid.",
         Reason::TokenNotForApplication => "This token is for another application.",

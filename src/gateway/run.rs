@@ -31,6 +31,7 @@ use crate::{
         Thread,
         access_log::{AccessLog, RequestIds},
         http::{self, Peer},
+        limits::Limits,
         listener::{Connections, Open, Prefixed, is_in, proxied},
         tls,
     },
@@ -52,6 +53,8 @@ pub struct Shared {
     pub authn: Arc<Authn>,
     /// Where refusals are recorded.
     pub audit: Audit,
+    /// How often who has asked, the same for all threads.
+    pub limits: Arc<Limits>,
     /// Where requests are logged.
     pub access: LogFile,
     /// The time.
@@ -145,7 +148,9 @@ fn run_thread(
             current: shared.current.clone(),
             authn: shared.authn.clone(),
             audit: shared.audit.clone(),
+            limits: Arc::clone(&shared.limits),
             pools,
+            running: Rc::default(),
             access: Rc::clone(&access),
             clock: shared.clock.clone(),
             ids: RequestIds::new(random()),

@@ -163,6 +163,9 @@ fn application(
         max_requests: app.max_requests,
         max_memory: app.max_memory,
         environment: app.environment,
+        limits: app.limits.into_iter().map(|limit| limit.at(&source.file, "[app]")).collect(),
+        hygiene: app.hygiene,
+        cors: app.cors,
         file: Arc::clone(&source.file),
         rules,
         mount,
@@ -301,13 +304,13 @@ fn check_overlaps(rules: &[WrittenRule<'_>], file: &str) {
                 if earlier.iter().any(|(other, _)| *other == number) {
                     continue;
                 }
-                for (_, other) in earlier.iter() {
-                    let Some(both) = overlap(other.verbs.as_deref(), rule.verbs.as_deref()) else { continue };
+                // One of those that are in its way is enough to say.
+                let clash = earlier
+                    .iter()
+                    .find_map(|(_, other)| Some((other.line, overlap(other.verbs.as_deref(), rule.verbs.as_deref())?)));
+                if let Some((line, both)) = clash {
                     value.error(
-                        format!(
-                            "two allows for `{pattern}` and {both}: lines {} and {} of {file}",
-                            other.line, rule.line
-                        ),
+                        format!("two allows for `{pattern}` and {both}: lines {line} and {} of {file}", rule.line),
                         "one has to go, or their `methods` have to differ",
                     );
                 }
@@ -380,7 +383,7 @@ fn covered(rule: &Rule, named: Option<&Vec<&Verb>>) -> Verbs {
 /// A rule without a path was reported, so that it holds nowhere lets nobody past anything.
 fn compile_rule(rule: &WrittenRule<'_>, file: &Arc<str>) -> Rule {
     let plain = |written: &[At<'_, _>]| written.iter().map(|(who, _): &At<'_, super::Who>| who.clone()).collect();
-    Rule {
+    let mut compiled = Rule {
         id: RuleId { file: Arc::clone(file), line: rule.line },
         effect: rule.effect,
         reports: rule.reports,
@@ -391,5 +394,10 @@ fn compile_rule(rule: &WrittenRule<'_>, file: &Arc<str>) -> Rule {
         auth: rule.auth.as_ref().map(|(auth, _)| *auth),
         mfa: rule.mfa.as_ref().map(|(age, _)| *age),
         from: rule.from.clone().into(),
-    }
+        limits: Box::default(),
+    };
+    // Without its line: what is added above a rule must not give everybody a fresh budget.
+    let place = compiled.to_string();
+    compiled.limits = rule.limits.iter().map(|limit| limit.clone().at(file, &place)).collect();
+    compiled
 }

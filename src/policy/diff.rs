@@ -28,7 +28,7 @@ use super::{
     rule::Rule,
     trie::{Leaf, Path},
 };
-use crate::model::{Method, MethodSet, Name, Principal, Reason, RuleId, Verified};
+use crate::model::{Method, MethodSet, Name, Principal, Reason, RuleId, Validity, Verified};
 
 /// Two versions that are to be compared, and everybody they are compared for.
 pub struct Comparison<'a> {
@@ -396,6 +396,7 @@ fn verified(name: &Name, role: Option<&Name>, token: Option<&Arc<str>>, method: 
         applications: None,
         // Nobody runs this request, so no worker reads it.
         encoded: Bytes::new(),
+        validity: Validity::default(),
     }
 }
 

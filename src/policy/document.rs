@@ -6,8 +6,12 @@ use http::Method as Verb;
 use ipnet::IpNet;
 
 use super::{
-    Context, Default_, Interface, ServeFiles, elsewhere,
+    Context, Default_, Interface, ServeFiles,
+    cors::{self, Cors},
+    elsewhere,
     expect::{self, Expectation},
+    hygiene::{self, Hygiene},
+    limit::{self, Limit},
     rule::{Effect, Named, Who},
 };
 use crate::{
@@ -60,6 +64,9 @@ pub(super) struct App<'f> {
     pub max_requests: Option<u64>,
     pub max_memory: Option<u64>,
     pub environment: BTreeMap<String, String>,
+    pub limits: Vec<Limit>,
+    pub hygiene: Hygiene,
+    pub cors: Option<Cors>,
 }
 
 /// One `[[allow]]` or `[[deny]]`.
@@ -75,6 +82,7 @@ pub(super) struct WrittenRule<'f> {
     pub auth: Option<At<'f, MethodSet>>,
     pub mfa: Option<At<'f, Duration>>,
     pub from: Vec<Named<IpNet>>,
+    pub limits: Vec<Limit>,
 }
 
 /// Worker processes of one application; more than this is a misplaced digit.
@@ -90,6 +98,8 @@ const MAX_MEMORY: RangeInclusive<u64> = 16 << 20..=1 << 40;
 /// Time-outs of one application.
 const TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(24 * 3600);
 
+/// Rules and expectations of one policy: nobody reviews more, and reading them takes seconds.
+const RULES_MOST: usize = 20_000;
 /// A second factor used this long ago still counts: less is asked for anew at every click, more is none.
 const SECOND_FACTOR: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(90 * 24);
 
@@ -99,6 +109,15 @@ pub(super) fn read<'f>(root: &Table<'f>, context: Context<'_>) -> Document<'f> {
     if !app.is_present() {
         root.required("app", "a policy begins with [app] and says what the application is");
     }
+    let count = ["allow", "deny", "expect"].map(|key| root.count(key)).iter().sum::<usize>();
+    if count > RULES_MOST {
+        let help = "is it the right file? `*`, `**` and roles say much in one rule";
+        root.error(
+            format!("{count} rules and expectations are more than the {RULES_MOST} that a policy may have"),
+            help,
+        );
+        return Document { app: read_app(&app), rules: Vec::new(), expectations: Vec::new() };
+    }
     let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow, context)).collect();
     rules.extend(root.tables("deny").iter().map(|table| rule(table, Effect::Deny, context)));
     rules.sort_by_key(|rule| rule.line);
@@ -107,7 +126,6 @@ pub(super) fn read<'f>(root: &Table<'f>, context: Context<'_>) -> Document<'f> {
 }
 
 fn read_app<'f>(app: &Table<'f>) -> App<'f> {
-    app.unsupported("limit");
     let required = |key, help| if app.is_present() { app.required(key, help) } else { None };
     let elsewhere = elsewhere::read(app);
     let program = |key, help| if elsewhere { None } else { required(key, help) };
@@ -154,6 +172,9 @@ fn read_app<'f>(app: &Table<'f>) -> App<'f> {
         max_requests: app.value("max_requests").and_then(|value| value.whole(MAX_REQUESTS)),
         max_memory: app.value("max_memory").and_then(|value| value.size(MAX_MEMORY)),
         environment: environment(&app.table("environment")),
+        limits: app.value("limit").map(|value| limit::read(&value)).unwrap_or_default(),
+        hygiene: hygiene::read(&app.table("headers")),
+        cors: cors::read(&app.table("cors")),
     }
 }
 
@@ -164,7 +185,6 @@ const DEFAULT_HELP: &str = "one of: deny, signed-in, anyone, role:NAME";
 const WHO_HELP: &str = "one of: anyone, signed-in, role:NAME, user:NAME, service:NAME, token:ID";
 
 fn rule<'f>(table: &Table<'f>, effect: Effect, context: Context<'_>) -> WrittenRule<'f> {
-    table.unsupported("limit");
     let paths = table.required("path", "what it is about, relative to the mount: path = \"/admin/**\"");
     let (who, unless_who, mfa) = match effect {
         Effect::Allow => {
@@ -173,10 +193,11 @@ fn rule<'f>(table: &Table<'f>, effect: Effect, context: Context<'_>) -> WrittenR
         }
         Effect::Deny => (table.value("who"), table.value("unless_who"), None),
     };
+    let reports = table.value("mode").and_then(|value| value.word("a mode", &MODES)).unwrap_or(false);
     WrittenRule {
         effect,
         line: table.line(),
-        reports: table.value("mode").and_then(|value| value.word("a mode", &MODES)).unwrap_or(false),
+        reports,
         paths: paths.map(|value| all(&value, |value| at(place(value, context), value))).unwrap_or_default(),
         verbs: table.value("methods").map(|value| all(&value, |value| at(verb(value), value))),
         who: who.map(|value| all(&value, |value| at(who_of(value), value))).unwrap_or_default(),
@@ -184,6 +205,7 @@ fn rule<'f>(table: &Table<'f>, effect: Effect, context: Context<'_>) -> WrittenR
         auth: table.value("auth").and_then(methods),
         mfa: mfa.and_then(|value| value.duration(SECOND_FACTOR).map(|age| (age, value))),
         from: table.value("from").map(|value| all(&value, |value| origin(value, context))).unwrap_or_default(),
+        limits: table.value("limit").map(|value| limit::of_rule(&value, effect, reports)).unwrap_or_default(),
     }
 }
 

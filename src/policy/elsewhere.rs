@@ -7,7 +7,7 @@
 use crate::written::Table;
 
 /// Keys of `[app]` that are about an application which runs here.
-const HERE_ONLY: [&str; 23] = [
+const HERE_ONLY: [&str; 25] = [
     "directory",
     "module",
     "callable",
@@ -31,6 +31,8 @@ const HERE_ONLY: [&str; 23] = [
     "deadlock_timeout",
     "max_requests",
     "max_memory",
+    "headers",
+    "cors",
 ];
 
 /// Whether `[app]` is about an application that runs elsewhere: `runs = "elsewhere"`.

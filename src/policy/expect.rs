@@ -25,7 +25,7 @@ use http::{Method as Verb, Uri, Version};
 
 use super::{Application, Explanation, Question, document, rule::Who};
 use crate::{
-    model::{Method, MethodSet, Name, Principal, Reason, Verified},
+    model::{Method, MethodSet, Name, Principal, Reason, Validity, Verified},
     target::Target,
     written::{File, Problem, Severity, Source, Table, Value, nearest, shown},
 };
@@ -270,6 +270,7 @@ impl Whom {
             credential: token,
             applications: None,
             // Nobody runs this request, so no worker reads it.
+            validity: Validity::default(),
             encoded: bytes::Bytes::new(),
         };
         let is_service = self.0.iter().any(|who| matches!(who, Who::Service(_)));

@@ -116,6 +116,7 @@ fn unknown(who: &Who, value: &Value<'_>, known: &Known) {
 /// Rules that decide nothing, because others always do.
 fn reach(written: &[WrittenRule<'_>], rules: &Rules) {
     let verbs = verbs(&rules.rules);
+    let depth = depth(&rules.enforced.allow).max(depth(&rules.enforced.deny));
     let shut = rules.rules.iter().position(shuts);
     for (number, (written, rule)) in written.iter().zip(&rules.rules).enumerate() {
         let Some((_, value)) = written.paths.first() else { continue };
@@ -131,7 +132,7 @@ fn reach(written: &[WrittenRule<'_>], rules: &Rules) {
         if rule.effect == Effect::Deny {
             continue;
         }
-        let Found { decides, denied, instead } = found(number, rule, &rules.enforced, &rules.rules, &verbs);
+        let Found { decides, denied, instead } = found(number, rule, &rules.enforced, depth, &rules.rules, &verbs);
         let lines = |numbers: &BTreeSet<usize>| {
             let lines: Vec<_> = numbers.iter().map(|&number| rules.rules[number].id().line).collect();
             format!("{} {}", if lines.len() == 1 { "line" } else { "lines" }, list(&lines))
@@ -183,10 +184,9 @@ struct Found {
     instead: BTreeSet<usize>,
 }
 
-fn found(number: usize, rule: &Rule, tries: &Tries, rules: &[Rule], verbs: &[Verb]) -> Found {
-    let (mut decides, mut reached) = (false, false);
+fn found(number: usize, rule: &Rule, tries: &Tries, depth: usize, rules: &[Rule], verbs: &[Verb]) -> Found {
+    let mut decides = false;
     let (mut denied, mut instead) = (BTreeSet::new(), BTreeSet::new());
-    let depth = depth(&tries.allow).max(depth(&tries.deny));
     for witness in rule.patterns().flat_map(|pattern| witnesses(pattern, depth)) {
         for verb in verbs {
             let asked = AskedVerb::new(verb);
@@ -212,15 +212,9 @@ fn found(number: usize, rule: &Rule, tries: &Tries, rules: &[Rule], verbs: &[Ver
             });
             match deny {
                 ControlFlow::Break(deny) => drop(denied.insert(deny)),
-                ControlFlow::Continue(()) => reached = true,
+                ControlFlow::Continue(()) => return Found { decides, denied: BTreeSet::new(), instead },
             }
         }
-        if reached {
-            break;
-        }
-    }
-    if reached {
-        denied.clear();
     }
     Found { decides, denied, instead }
 }

@@ -34,15 +34,19 @@
 //!
 //! `document` reads a file as written, `compile` makes of it what is meant, `lint` finds what was hardly meant, `expect`
 //! holds a policy to what it says of itself; `trie` finds the rules of a path, `judge` the verdict, `explain` its words,
-//! `diff` what a change does.
+//! `diff` what a change does. `hygiene`, `cors` and `limit` are about what surrounds a verdict: answers, other origins,
+//! how often.
 
 mod compile;
+pub mod cors;
 pub mod diff;
 mod document;
 mod elsewhere;
 mod expect;
 mod explain;
+mod hygiene;
 mod judge;
+mod limit;
 mod lint;
 mod permit;
 pub mod rule;
@@ -59,10 +63,13 @@ use std::{
 };
 
 pub use compile::{load, load_unproved};
+pub use cors::Cors;
 pub use expect::{Expectation, cases};
 pub use explain::{Explanation, RuleStep};
+pub use hygiene::Hygiene;
 use ipnet::IpNet;
 pub use judge::Rules;
+pub use limit::{Limit, Per};
 pub use permit::{Denial, Permit};
 pub use rule::{Effect, Named, Rule, Who};
 pub use suite::{Proof, Suite};
@@ -188,6 +195,12 @@ pub struct Application {
     pub max_memory: Option<u64>,
     /// Environment beyond the namespace's.
     pub environment: BTreeMap<String, String>,
+    /// How often it may be asked, whichever rule decides.
+    pub limits: Vec<Limit>,
+    /// What is added to its answers.
+    pub hygiene: Hygiene,
+    /// Which other origins may read them; `None` is left to the application.
+    pub cors: Option<Cors>,
     /// The file it was read from.
     pub file: Arc<str>,
     /// Its rules.

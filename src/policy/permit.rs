@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Application, Verdict};
+use super::{Application, Limit, Verdict};
 use crate::{
     model::{MethodSet, Principal, Reason, RuleId},
     target::Target,
@@ -53,6 +53,12 @@ impl Permit {
     #[must_use]
     pub fn would_refuse(&self) -> Option<&Denial> {
         self.would_refuse.as_deref()
+    }
+
+    /// How often the allow that decided lets somebody in.
+    #[must_use]
+    pub fn limits(&self) -> &[Limit] {
+        self.rule.map_or(&[], |number| &self.app.rules.rules[number].limits)
     }
 
     /// `SCRIPT_NAME`: the mount, empty for `/`.

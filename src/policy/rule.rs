@@ -5,6 +5,7 @@ use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 use http::Method as Verb;
 use ipnet::IpNet;
 
+use super::limit::Limit;
 use crate::{
     model::{Method, MethodSet, Name, Principal, RuleId},
     target::Pattern,
@@ -32,6 +33,8 @@ pub struct Rule {
     pub(super) mfa: Option<Duration>,
     /// From where; empty is anywhere.
     pub(super) from: Box<[Named<IpNet>]>,
+    /// How often, for whom it lets in.
+    pub(super) limits: Box<[Limit]>,
 }
 
 /// What stands in a rule: itself, or the name of a group that `portcullis.toml` declares.
@@ -118,6 +121,12 @@ impl Rule {
         self.from.iter().flat_map(Named::members)
     }
 
+    /// How often whom it lets in may come.
+    #[must_use]
+    pub const fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
     /// The HTTP methods it names; `None` is every one.
     #[must_use]
     pub fn verbs(&self) -> Option<&[Verb]> {
@@ -171,6 +180,9 @@ impl fmt::Display for Rule {
         }
         if !self.from.is_empty() {
             write!(f, " from {}", list(&self.from))?;
+        }
+        if !self.limits.is_empty() {
+            write!(f, " limit {}", list(&self.limits))?;
         }
         if self.reports {
             f.write_str(" (report only)")?;

@@ -81,6 +81,7 @@ fn principal(who: &str, by: &str, only: Option<&str>) -> Principal {
         roles: parts.map(|role| Name::parse(role).unwrap()).collect(),
         method: Method::from_word(by).unwrap(),
         credential: (by == "token").then(|| id.unwrap_or("tok_9").into()),
+        validity: crate::model::Validity::default(),
         applications: only.map(|only| only.split(',').map(Into::into).collect()),
         encoded: bytes::Bytes::new(),
     });

@@ -1,6 +1,12 @@
 //! Reading TOML with places. See [`super`] for the idea.
 
-use std::{cell::RefCell, fmt, ops::Range, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    ops::{Range, RangeInclusive},
+    sync::Arc,
+    time::Duration,
+};
 
 use toml::{
     Spanned,
@@ -9,18 +15,32 @@ use toml::{
 
 use super::{Problem, Severity, shown, units};
 
+/// Problems of one file that are told. Whoever wrote more than this has the wrong file, and a report of a megabyte helps
+/// nobody; the rest is counted.
+const PROBLEMS_MOST: usize = 100;
+
+/// The longest word that somebody may have mistyped: comparing costs its length times that of every known word.
+const WORD_MOST: usize = 64;
+
 /// A file that is being read, and what was found wrong so far.
 pub struct File {
     name: Arc<str>,
     text: Arc<str>,
+    /// Where each line but the first begins: every rule and every problem asks for its line, and counting from the
+    /// beginning each time would cost the square of the file.
+    lines: Vec<usize>,
     problems: RefCell<Vec<Problem>>,
+    /// Problems beyond [`PROBLEMS_MOST`], and the worst of them.
+    untold: Cell<(usize, Severity)>,
 }
 
 impl File {
     /// A file by the name that the operator knows, and its text.
     #[must_use]
     pub fn new(name: impl Into<Arc<str>>, text: &str) -> Self {
-        Self { name: name.into(), text: text.into(), problems: RefCell::default() }
+        let lines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1).collect();
+        let (problems, untold) = (RefCell::default(), Cell::new((0, Severity::Warning)));
+        Self { name: name.into(), text: text.into(), lines, problems, untold }
     }
 
     /// Parses the text and lets `read` ask for what it knows. The problems are in the order of the text; if one is an
@@ -31,23 +51,56 @@ impl File {
         let text = Arc::clone(&self.text);
         let (root, errors) = DeTable::parse_recoverable(&text);
         for error in &errors {
-            let problem = self.problem(Severity::Error, error.span().unwrap_or(0..0), shown(error.message()));
-            self.problems.borrow_mut().push(problem);
+            match self.is_full() {
+                true => self.leave_out(Severity::Error),
+                false => {
+                    self.report(self.problem(Severity::Error, error.span().unwrap_or(0..0), shown(error.message())));
+                }
+            }
         }
         let made =
             if errors.is_empty() { read(&Table::new(&self, String::new(), 0..0, Some(root.get_ref()))) } else { None };
         let mut problems = self.problems.into_inner();
         problems.sort_by_key(|problem| problem.span.start);
         problems.dedup();
+        let (untold, severity) = self.untold.get();
+        if untold > 0 {
+            let more = Problem::file(&self.name, format!("and {untold} more like these"));
+            problems.push(Problem { severity, ..more }.help("is it the right file?"));
+        }
         (made, problems)
     }
 
     fn problem(&self, severity: Severity, span: Range<usize>, message: impl Into<String>) -> Problem {
-        Problem::at(severity, &self.name, &self.text, span, message)
+        let (line, column) = self.place(span.start);
+        let (file, source) = (Arc::clone(&self.name), Arc::clone(&self.text));
+        Problem { severity, file, line, column, span, source, message: message.into(), help: None }
     }
 
     fn report(&self, problem: Problem) {
+        if self.is_full() {
+            return self.leave_out(problem.severity);
+        }
         self.problems.borrow_mut().push(problem);
+    }
+
+    fn is_full(&self) -> bool {
+        self.problems.borrow().len() >= PROBLEMS_MOST
+    }
+
+    /// Counts one more problem. An error that is not told is an error all the same.
+    fn leave_out(&self, severity: Severity) {
+        let (untold, worst) = self.untold.get();
+        self.untold.set((untold + 1, if severity == Severity::Error { severity } else { worst }));
+    }
+
+    /// Line and column, both from 1, of a byte.
+    fn place(&self, at: usize) -> (u32, u32) {
+        let at = super::floor(&self.text, at);
+        let line = self.lines.partition_point(|begin| *begin <= at);
+        let begin = line.checked_sub(1).and_then(|before| self.lines.get(before)).copied().unwrap_or(0);
+        let column = self.text[begin..at].chars().count() + 1;
+        (u32::try_from(line + 1).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
     }
 }
 
@@ -60,13 +113,11 @@ pub struct Table<'f> {
     /// `None` stands for a table that is not there: every key of it is absent.
     table: Option<&'f DeTable<'f>>,
     asked: RefCell<Vec<&'static str>>,
-    /// Keys that were refused by name and need no second complaint.
-    refused: RefCell<Vec<&'static str>>,
 }
 
 impl<'f> Table<'f> {
     fn new(file: &'f File, name: String, span: Range<usize>, table: Option<&'f DeTable<'f>>) -> Self {
-        Self { file, name, span, table, asked: RefCell::default(), refused: RefCell::default() }
+        Self { file, name, span, table, asked: RefCell::default() }
     }
 
     /// The value of a key, if it is there.
@@ -109,6 +160,14 @@ impl<'f> Table<'f> {
         }
     }
 
+    /// How many tables a `[[key]]` has, for whoever has to know before any of them is read.
+    pub fn count(&self, key: &'static str) -> usize {
+        match self.value(key).map(|value| value.value.get_ref()) {
+            Some(DeValue::Array(items)) => items.len(),
+            _ => 0,
+        }
+    }
+
     /// Every key and its value, where the keys are free.
     pub fn entries(&self) -> Vec<Value<'f>> {
         let Some(table) = self.table else { return Vec::new() };
@@ -122,21 +181,11 @@ impl<'f> Table<'f> {
         entries.collect()
     }
 
-    /// A key that the design has and this version has not: never ignored, because somebody relies on it.
-    pub fn unsupported(&self, refused: &'static str) {
-        let found = self.table.and_then(|table| table.get_key_value(refused));
-        if let Some((key, _)) = found {
-            let message = format!("`{}` is not supported yet by this version", key.get_ref());
-            let problem = self.file.problem(Severity::Error, key.span(), message);
-            self.file.report(problem.help("leave it out; nothing that looks protective is ever ignored"));
-            self.refused.borrow_mut().push(refused);
-        }
-    }
-
     /// Whether no error has been found in the file so far, and this table has no key that nobody asked for.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.unasked().is_empty() && !self.file.problems.borrow().iter().any(Problem::is_error)
+        let told = self.file.problems.borrow().iter().any(Problem::is_error);
+        self.unasked().is_empty() && !told && self.file.untold.get().1 != Severity::Error
     }
 
     /// An error about the table as a whole.
@@ -147,7 +196,7 @@ impl<'f> Table<'f> {
     /// Line of the header, from 1.
     #[must_use]
     pub fn line(&self) -> u32 {
-        super::place(&self.file.text, self.span.start).0
+        self.file.place(self.span.start).0
     }
 
     /// Whether it stands in the file.
@@ -171,15 +220,15 @@ impl<'f> Table<'f> {
 
     /// Keys that nobody asked for.
     fn unasked(&self) -> Vec<(&str, Range<usize>)> {
-        let (asked, refused) = (self.asked.borrow(), self.refused.borrow());
-        let known = |key: &str| asked.iter().chain(refused.iter()).any(|known| *known == key || *known == ANY);
+        let asked = self.asked.borrow();
+        let known = |key: &str| asked.iter().any(|known| *known == key || *known == ANY);
         self.keys().filter(|(key, _)| !known(key)).collect()
     }
 
     fn unknown(&self, key: &str, span: Range<usize>) -> Problem {
         let asked = self.asked.borrow();
         let known = asked.iter().copied().filter(|known| *known != ANY);
-        let absent = known.clone().filter(|known| self.keys().all(|(key, _)| key != *known));
+        let absent = known.clone().filter(|known| self.table.is_none_or(|table| !table.contains_key(*known)));
         let help = match nearest(key, absent).or_else(|| nearest(key, known.clone())) {
             Some(meant) => format!("did you mean `{meant}`?"),
             None => format!("known here: {}", known.collect::<Vec<_>>().join(", ")),
@@ -194,8 +243,12 @@ const ANY: &str = "*";
 
 impl Drop for Table<'_> {
     fn drop(&mut self) {
-        let problems: Vec<_> = self.unasked().into_iter().map(|(key, span)| self.unknown(key, span)).collect();
-        problems.into_iter().for_each(|problem| self.file.report(problem));
+        for (key, span) in self.unasked() {
+            match self.file.is_full() {
+                true => self.file.leave_out(Severity::Error),
+                false => self.file.report(self.unknown(key, span)),
+            }
+        }
     }
 }
 
@@ -218,7 +271,7 @@ impl<'f> Value<'f> {
     /// Line of the value, from 1.
     #[must_use]
     pub fn line(&self) -> u32 {
-        super::place(&self.file.text, self.value.span().start).0
+        self.file.place(self.value.span().start).0
     }
 
     /// An error about it.
@@ -258,6 +311,12 @@ impl<'f> Value<'f> {
             DeValue::Boolean(value) => Some(*value),
             _ => self.wrong_kind("true or false", "write it without quotes"),
         }
+    }
+
+    /// Whether it is `false`, where that stands for something of another kind that is switched off.
+    #[must_use]
+    pub fn is_false(&self) -> bool {
+        matches!(self.value.get_ref(), DeValue::Boolean(false))
     }
 
     /// A whole number within limits.
@@ -385,6 +444,9 @@ fn a(kind: &str) -> &str {
 #[must_use]
 pub fn nearest<'w>(text: &str, words: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
     let fold = |word: &str| word.to_lowercase().replace(['-', ' '], "_");
+    if text.len() > WORD_MOST {
+        return None;
+    }
     let text = fold(text);
     words
         .into_iter()

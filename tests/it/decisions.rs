@@ -207,6 +207,7 @@ impl Asked<'_> {
                     method: Method::from_word(&self.naive.by).unwrap(),
                     credential: who.token.as_ref().map(|(id, _)| id.as_str().into()),
                     applications: None,
+                    validity: portcullis::model::Validity::default(),
                     encoded: bytes::Bytes::new(),
                 });
                 if who.is_service { Principal::Service(verified) } else { Principal::User(verified) }

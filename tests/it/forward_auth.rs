@@ -626,6 +626,25 @@ async fn without_the_gate_nothing_gets_through() {
     }
 }
 
+#[tokio::test]
+async fn a_limit_counts_what_proxies_ask_about() {
+    let installation = setup("\"127.0.0.1\"").install();
+    let limited = TICKETS.replace("who  = \"anyone\"\n\n", "who  = \"anyone\"\nlimit = \"2/d per address\"\n\n");
+    installation.write_policy("tickets", &limited);
+    let gate = installation.start();
+    for (uri, code) in [("/tickets/public/a", 200), ("/tickets/public/b", 200), ("/tickets/public/c", 429)] {
+        let answer = question(&gate, "GET", uri).over(Http::One).await;
+        assert_eq!(answer.code(), code, "{uri}");
+        assert_eq!(answer.header("retry-after").is_some(), code == 429);
+    }
+    // Behind nginx and Caddy the client has another address, and a budget of its own; they share it.
+    let elsewhere = Elsewhere::start();
+    let (nginx, caddy) = (Proxy::nginx(&gate, &elsewhere), Proxy::caddy(&gate, &elsewhere));
+    for (proxy, code) in [(&nginx, 200), (&caddy, 200), (&nginx, 429), (&caddy, 429)] {
+        assert_eq!(proxy.get("/tickets/public/d", None).await.code, code, "{}", proxy.name);
+    }
+}
+
 /// A question as a proxy asks it.
 fn question<'a>(gate: &'a Gate, method: &str, uri: &str) -> crate::harness::Ask<'a> {
     gate.get("/.portcullis/check")

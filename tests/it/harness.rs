@@ -44,8 +44,16 @@ pub struct Setup {
 impl Setup {
     /// An installation of a level, without applications.
     pub fn level(level: &'static str) -> Self {
-        let cheap = LEAST_PASSWORD_COST.map(|line| ("passwords", line.to_owned()));
-        Self { level, config: cheap.to_vec(), more: String::new(), policies: Vec::new(), run_as: None }
+        let mut config = LEAST_PASSWORD_COST.map(|line| ("passwords", line.to_owned())).to_vec();
+        // A story that says `reload` must not find that it has happened already.
+        config.push(("gateway", UNWATCHED.to_owned()));
+        Self { level, config, more: String::new(), policies: Vec::new(), run_as: None }
+    }
+
+    /// Has edits come into force by themselves, as they do by default.
+    pub fn watching(mut self) -> Self {
+        self.config.retain(|(_, line)| line != UNWATCHED);
+        self
     }
 
     /// Adds a line to a section of `portcullis.toml`.
@@ -124,6 +132,9 @@ impl Setup {
 /// Password hashing at the least cost that configuration accepts; a test in `password.rs` proves that the default is
 /// the real one.
 const LEAST_PASSWORD_COST: [&str; 3] = ["memory_kib = 7168", "iterations = 1", "parallelism = 1"];
+
+/// Edits wait for `reload`.
+pub const UNWATCHED: &str = "watch = false";
 
 /// A directory that `init` made.
 pub struct Installation {
@@ -297,7 +308,8 @@ impl Gate {
     /// A request to be sent.
     pub fn ask(&self, method: &str, path: &str) -> Ask<'_> {
         let headers = HeaderMap::new();
-        Ask { gate: self, method: method.to_owned(), path: path.to_owned(), headers, body: Bytes::new() }
+        let (method, path, host) = (method.to_owned(), path.to_owned(), "localhost".to_owned());
+        Ask { gate: self, method, path, host, headers, body: Bytes::new() }
     }
 
     /// A GET to be sent.
@@ -488,11 +500,18 @@ pub struct Ask<'a> {
     gate: &'a Gate,
     method: String,
     path: String,
+    host: String,
     headers: HeaderMap,
     body: Bytes,
 }
 
 impl Ask<'_> {
+    /// To another name of this gate than `localhost`.
+    pub fn host(mut self, host: &str) -> Self {
+        self.host = host.to_owned();
+        self
+    }
+
     /// With name and password.
     pub fn basic(self, name: &str, password: &str) -> Self {
         let encoded = base64::engine::general_purpose::STANDARD.encode(format!("{name}:{password}"));
@@ -566,11 +585,11 @@ impl Ask<'_> {
                     request = request.uri(self.path.as_str()).version(Version::HTTP_11);
                     let mut request = request.body(body).expect("a request");
                     *request.headers_mut() = self.headers.clone();
-                    request.headers_mut().entry("host").or_insert(http::HeaderValue::from_static("localhost"));
+                    request.headers_mut().entry("host").or_insert_with(|| self.host.parse().expect("a host"));
                     self.gate.http1().await.send_request(request).await
                 }
                 Http::Two => {
-                    request = request.uri(format!("https://localhost{}", self.path)).version(Version::HTTP_2);
+                    request = request.uri(format!("https://{}{}", self.host, self.path)).version(Version::HTTP_2);
                     let mut request = request.body(body).expect("a request");
                     *request.headers_mut() = self.headers.clone();
                     self.gate.http2().await.send_request(request).await

@@ -198,7 +198,7 @@ async fn what_looks_protective_and_is_not_known_is_refused() {
     let gate = gate();
     for (more, key) in [
         ("[[deny]]\npath = \"/admin/**\"\nmfa = \"15m\"\n", "`mfa`"),
-        ("[[allow]]\npath = \"/admin/**\"\nwho = \"signed-in\"\nlimit = \"5/s\"\n", "`limit`"),
+        ("[[allow]]\npath = \"/admin/**\"\nwho = \"signed-in\"\nlimit = \"5/s\"\n", "does not say per whom"),
         ("[[deny]]\npath = \"/admin/**\"\nmode = \"off\"\n", "`off` is not a mode"),
         (
             "[[expect]]\nrequest = \"GET /app/admin\"\nas = { anonymous = \"deny\" }\n",

@@ -25,6 +25,9 @@ pub enum Failure {
     /// The client took nothing of the answer for too long.
     #[error("the client does not read the answer")]
     Stalled,
+    /// The gate has taken back what it had allowed.
+    #[error("it is not allowed any more")]
+    Withdrawn,
 }
 
 /// What is known of one request under way.

@@ -1,11 +1,11 @@
 //! What loading makes of a file, and what it refuses.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{super::Python, all, read, read_at};
 use crate::{
     model::{Method, MethodSet, Name, SecurityLevel},
-    policy::{Default_, Interface, Known, ServeFiles},
+    policy::{Default_, Interface, Known, Limit, ServeFiles},
 };
 
 /// Every key there is.
@@ -33,6 +33,7 @@ body_bytes = "10MiB"
 request_timeout = "30s"
 start_timeout = "1m"
 stop_timeout = 5
+limit = "600/m per address"
 
 [app.environment]
 MODE = "production"
@@ -43,6 +44,7 @@ methods = ["GET"]
 who = ["role:sales", "user:ann"]
 auth = "password"
 from = ["10.0.0.0/8", "office"]
+limit = ["60/m per user", "9/d per token"]
 mode = "enforce"
 
 [[allow]]
@@ -68,6 +70,22 @@ as = { anonymous = "sign-in", "user:ann" = "allow", "role:sales role:auditor" = 
 [[expect]]
 request = "GET /notes/vault/x"
 as = { "user:ann" = "mfa", "service:bot" = "mfa" }
+
+[app.headers]
+hsts = "30d"
+frame = "deny"
+nosniff = true
+referrer = "no-referrer"
+cache = "as-is"
+
+[app.cors]
+origins = ["https://app.example.org"]
+methods = ["GET", "PUT"]
+headers = ["authorization"]
+expose = "etag"
+credentials = true
+max_age = "1h"
+preflight = "application"
 "#;
 
 const SMALL: &str = "[app]\nname = \"/notes\"\ndirectory = \"../notes\"\nmodule = \"app\"\nmethods = \"password\"\n";
@@ -106,13 +124,16 @@ fn every_key_is_read() {
     assert_eq!((app.body_bytes, app.request_timeout), (Some(10 << 20), Some(Duration::from_secs(30))));
     assert_eq!((app.start_timeout, app.stop_timeout), (Some(Duration::from_mins(1)), Some(Duration::from_secs(5))));
     assert_eq!(app.environment["MODE"], "production");
+    assert_eq!(app.hygiene.hsts().unwrap(), "max-age=2592000");
+    assert!(app.cors.as_ref().is_some_and(|cors| !cors.at_gate()) && app.limits.len() == 1);
     let rules: Vec<_> = app.rules.iter().map(|rule| format!("{} {rule}", rule.id())).collect();
     assert_eq!(
         rules,
         [
-            "policies/notes.toml:29 allow GET /orders/*, assets who role:sales, user:ann by password from 10.0.0.0/8, office",
-            "policies/notes.toml:37 allow /vault/** who signed-in with a second factor within 15m",
-            "policies/notes.toml:42 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8 (report only)",
+            "policies/notes.toml:30 allow GET /orders/*, assets who role:sales, user:ann by password from 10.0.0.0/8, office \
+             limit 60/m per user, 9/d per token",
+            "policies/notes.toml:39 allow /vault/** who signed-in with a second factor within 15m",
+            "policies/notes.toml:44 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8 (report only)",
         ]
     );
 }
@@ -154,7 +175,7 @@ fn every_slip_in_every_key_is_reported_where_it_stands_with_what_was_meant() {
         let Some(word) = line.trim_matches(['[', ']']).split([' ', '.']).next().filter(|word| !word.is_empty()) else {
             continue;
         };
-        if word == "MODE" || line == "[app.environment]" {
+        if word == "MODE" || line.starts_with("[app.") {
             continue;
         }
         let column = 1 + line.find(word).unwrap();
@@ -163,6 +184,7 @@ fn every_slip_in_every_key_is_reported_where_it_stands_with_what_was_meant() {
             let mut lines: Vec<&str> = FULL.lines().collect();
             lines[number] = &slipped;
             if word == "app" {
+                lines.truncate(lines.iter().position(|line| *line == "[app.headers]").unwrap());
                 lines.retain(|line| *line != "[app.environment]" && !line.starts_with("MODE"));
             }
             let problems = refused(&[("p.toml", &lines.join("\n"))]);
@@ -178,11 +200,25 @@ fn every_slip_in_every_key_is_reported_where_it_stands_with_what_was_meant() {
 }
 
 #[test]
-fn what_is_not_supported_yet_is_refused_and_never_ignored() {
-    let rule = "[[allow]]\npath = \"/\"\nwho = \"anyone\"\n";
-    for (text, line) in [(format!("{SMALL}limit = 3\n"), 6), (format!("{SMALL}{rule}limit = {{ rate = 1 }}\n"), 9)] {
-        check(&text, &[&format!("policies/notes.toml:{line}:"), "is not supported yet by this version"]);
-    }
+fn limits_stand_in_the_application_and_in_allows_and_nowhere_else() {
+    let rule = |kind: &str, more: &str| format!("{SMALL}[[{kind}]]\npath = \"/\"\n{more}\n");
+    let allow = rule("allow", "who = \"anyone\"\nlimit = [\"3/h per user\", \"9/d per token\"]");
+    let (apps, _) =
+        read(&[("p.toml", &allow.replace("[[", "limit = \"5/s per address\"\n[["))], MethodSet::ALL).unwrap();
+    let texts = |limits: &[Limit]| limits.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&apps[0].limits), ["5/s per address"]);
+    let limits = apps[0].rules.iter().next().unwrap().limits();
+    assert_eq!(texts(limits), ["3/h per user", "9/d per token"]);
+    // Where a rule stands is nothing that its counts depend on.
+    let (moved, _) = read(&[("p.toml", &allow.replace("[[", "# a line more\n\n[["))], MethodSet::ALL).unwrap();
+    let ids = |limits: &[Limit]| limits.iter().map(|limit| Arc::clone(&limit.id)).collect::<Vec<_>>();
+    assert_eq!(ids(moved[0].rules.iter().next().unwrap().limits()), ids(limits));
+    let words = ["policies/notes.toml:8:1:", "`limit` on a deny", "put it into an [[allow]]"];
+    check(&rule("deny", "limit = \"3/h per user\""), &words);
+    check(&format!("{SMALL}limit = 3\n"), &["policies/notes.toml:6:9:", "has to be a string, not a whole number"]);
+    let reports = rule("allow", "who = \"signed-in\"\nmode = \"report\"\nlimit = \"3/h per user\"");
+    let (_, warnings) = read(&[("p.toml", &reports)], MethodSet::ALL).unwrap();
+    assert!(warnings.iter().any(|warning| warning.to_string().contains("only reports counts nothing")), "{warnings:?}");
 }
 
 #[test]
@@ -368,8 +404,8 @@ fn an_application_that_runs_elsewhere_has_rules_and_nothing_to_run() {
 #[test]
 fn what_nobody_here_would_enforce_is_refused_for_an_application_that_runs_elsewhere() {
     let (_, keys) = FULL.split_once("namespace").unwrap();
-    let keys = format!("namespace{}", keys.split("\n[[allow]]").next().unwrap());
-    let shared = ["methods", "default", "enabled", "app_roles"];
+    let keys = format!("namespace{}", keys.split("\n[").next().unwrap());
+    let shared = ["methods", "default", "enabled", "app_roles", "limit"];
     for key in keys.lines().filter(|line| line.contains(" = ") && !line.starts_with("MODE")) {
         let word = key.split(' ').next().unwrap();
         if !shared.contains(&word) {
@@ -389,6 +425,10 @@ fn what_nobody_here_would_enforce_is_refused_for_an_application_that_runs_elsewh
     }
     let environment = format!("{ELSEWHERE}[app.environment]\nMODE = \"x\"\n");
     check(&environment, &["`environment` is about an application that runs here"]);
+    for (table, line) in [("headers", "frame = \"deny\""), ("cors", "origins = \"any\"")] {
+        let told = format!("{ELSEWHERE}[app.{table}]\n{line}\n");
+        check(&told, &[&format!("`{table}` is about an application that runs here")]);
+    }
 }
 
 #[test]

@@ -37,6 +37,10 @@ pub fn load(sources: &[Source], context: Context<'_>) -> Loaded {
 pub fn load_unproved(sources: &[Source], context: Context<'_>) -> Result<Suite, Vec<Problem>> {
     let (mut loaded, mut warnings) = (Vec::<Loading>::new(), Vec::new());
     for source in sources {
+        if let Some(problem) = document::is_too_much(source) {
+            warnings.push(problem);
+            continue;
+        }
         let (loading, found) = File::new(Arc::clone(&source.file), &source.text).read(|root| {
             let document = document::read(root, context);
             compile(root, document, source, context)

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     model::{Method, MethodSet, Name},
     target::{Mount, Pattern},
-    written::{Table, Value, environment, nearest, parse_network, shown},
+    written::{Problem, Source, Table, Value, environment, nearest, parse_network, shown},
 };
 
 /// A thing and the value it was read from, for what is found out about it later.
@@ -103,19 +103,26 @@ const RULES_MOST: usize = 20_000;
 /// A second factor used this long ago still counts: less is asked for anew at every click, more is none.
 const SECOND_FACTOR: RangeInclusive<Duration> = Duration::from_mins(1)..=Duration::from_hours(90 * 24);
 
+/// What to say of a policy with so many rules and expectations.
+fn too_many(count: usize) -> Option<(String, &'static str)> {
+    let message = || format!("{count} rules and expectations are more than the {RULES_MOST} that a policy may have");
+    (count > RULES_MOST).then(|| (message(), "is it the right file? `*`, `**` and roles say much in one rule"))
+}
+
+/// The same for a text that has not been taken apart: doing that costs a hundred times its size in memory.
+pub(super) fn is_too_much(source: &Source) -> Option<Problem> {
+    let tables = source.text.lines().filter(|line| line.trim_start().starts_with("[[")).count();
+    too_many(tables).map(|(message, help)| Problem::file(&source.file, message).help(help))
+}
+
 /// Reads the root of a policy file.
 pub(super) fn read<'f>(root: &Table<'f>, context: Context<'_>) -> Document<'f> {
     let app = root.table("app");
     if !app.is_present() {
         root.required("app", "a policy begins with [app] and says what the application is");
     }
-    let count = ["allow", "deny", "expect"].map(|key| root.count(key)).iter().sum::<usize>();
-    if count > RULES_MOST {
-        let help = "is it the right file? `*`, `**` and roles say much in one rule";
-        root.error(
-            format!("{count} rules and expectations are more than the {RULES_MOST} that a policy may have"),
-            help,
-        );
+    if let Some((message, help)) = too_many(["allow", "deny", "expect"].map(|key| root.count(key)).iter().sum()) {
+        root.error(message, help);
         return Document { app: read_app(&app), rules: Vec::new(), expectations: Vec::new() };
     }
     let mut rules: Vec<_> = root.tables("allow").iter().map(|table| rule(table, Effect::Allow, context)).collect();

@@ -104,6 +104,8 @@ async fn a_worker_of_256_threads_holds_250_event_streams_and_answers_beside_them
 async fn a_client_beyond_the_last_thread_waits_and_is_then_told_that_it_waited_in_vain() {
     let policy = format!("{OPEN}threads = 2\nqueue_timeout = \"500ms\"");
     let gate = Setup::level("minimal").app("/app", "events", &policy).start();
+    // What is waited for is a thread, and not the start of the worker.
+    gate.await_workers("/app", 1);
     let mut streams = Vec::new();
     for _ in 0..2 {
         let mut stream = Stream::open(&gate, Http::Two, "/app/stream").await;

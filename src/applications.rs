@@ -1,11 +1,12 @@
 //! From the policies directory to applications: where configuration, which reads files and knows no policy, meets the
 //! policy, which understands them and reads nothing.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use crate::{
     config::Config,
-    policy::{self, Context, Known},
+    policy::{self, Context, Known, Suite},
+    written::{Problem, Source},
 };
 
 impl Config {
@@ -25,26 +26,62 @@ impl Config {
         self.load(Some(known))
     }
 
+    /// The applications of other policies, judged as if they were in force here: for comparing. Where they lie on this
+    /// machine is not looked at.
+    ///
+    /// # Errors
+    /// Every mistake in every file, but for expectations that are not kept.
+    pub fn load_others(&self, sources: &[Source]) -> Result<Suite, Vec<Problem>> {
+        self.understand(None, &|_| true, |context| policy::load_unproved(sources, context))
+    }
+
+    /// Every application with what its policy expects of it, not yet proved.
+    ///
+    /// # Errors
+    /// Every mistake in every file, but for expectations that are not kept.
+    pub fn load_unproved(&self) -> Result<Suite, Vec<Problem>> {
+        let (sources, mut problems) = self.policy_sources();
+        match self.understand(None, &|path| path.is_dir(), |context| policy::load_unproved(&sources, context)) {
+            Ok(suite) if problems.is_empty() => Ok(suite),
+            Ok(suite) => {
+                problems.extend(suite.warnings);
+                Err(problems)
+            }
+            Err(found) => {
+                problems.extend(found);
+                Err(problems)
+            }
+        }
+    }
+
     fn load(&self, known: Option<&Known>) -> policy::Loaded {
         let (sources, mut problems) = self.policy_sources();
-        let namespaces: BTreeSet<String> = self.namespaces.keys().cloned().collect();
-        let (system, level) = (self.security.methods, self.security.level);
-        let context = Context {
-            system,
-            level,
-            namespaces: &namespaces,
-            networks: &self.networks,
-            paths: &self.paths,
-            known,
-            is_directory: &|path| path.is_dir(),
-        };
-        match policy::load(&sources, context) {
+        match self.understand(known, &|path| path.is_dir(), |context| policy::load(&sources, context)) {
             Ok(loaded) if problems.is_empty() => Ok(loaded),
             Ok((_, found)) | Err(found) => {
                 problems.extend(found);
                 Err(problems)
             }
         }
+    }
+
+    /// What this configuration says about applications, for whoever reads policies.
+    fn understand<T>(
+        &self,
+        known: Option<&Known>,
+        is_directory: &dyn Fn(&Path) -> bool,
+        read: impl FnOnce(Context<'_>) -> T,
+    ) -> T {
+        let namespaces: BTreeSet<String> = self.namespaces.keys().cloned().collect();
+        read(Context {
+            system: self.security.methods,
+            level: self.security.level,
+            namespaces: &namespaces,
+            networks: &self.networks,
+            paths: &self.paths,
+            known,
+            is_directory,
+        })
     }
 }
 

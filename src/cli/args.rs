@@ -38,7 +38,10 @@ Who may:
   role         Names for what people and programs may do
   service      Programs that own tokens
   token        What programs show instead of a password
-  explain      Say who gets what at a path, and why
+  explain      Say who gets what at a path, and why; or what happened to a request
+  who-can      List everybody who could do something, and by which rule
+  policy       What a change of policies does, and whether they do what they say
+  advise       Say what could be safer: rules, accounts, tokens, certificates
   audit        What happened: list, export
 
 For the shell:
@@ -149,14 +152,34 @@ pub enum Command {
                                         portcullis token list --user ann\n  portcullis token revoke tok_4f…"
     )]
     Token(TokenCommand),
-    /// Say who gets what at a path, and why
+    /// Say who gets what at a path, and why; or what happened to a request
     ///
     /// Offline: reads the files and the store and judges with the same code as the gateway. Without --as and --roles,
-    /// for somebody who has not signed in.
-    #[command(after_help = "Examples:\n  portcullis explain GET /notes/admin\n  \
+    /// for somebody who has not signed in. With --request, tells what the access log has of a request, and whether its
+    /// answer would be another now.
+    #[command(
+        after_help = "Examples:\n  portcullis explain GET /notes/admin\n  portcullis explain --request 41d3e92bf5447911\n  \
                             portcullis explain GET /notes/admin --as ann --from 10.1.2.3\n  \
-                            portcullis explain POST https://example.org/notes/ --roles sales,staff --method token")]
+                            portcullis explain POST https://example.org/notes/ --roles sales,staff --method token"
+    )]
     Explain(ExplainArgs),
+    /// List everybody who could do something, and by which rule
+    ///
+    /// Offline, over every user, service and token of the store that could come now, and whoever has not signed in.
+    /// Users by password, and every token by itself, because what it may can be less than what its owner may.
+    #[command(after_help = "Examples:\n  portcullis who-can GET /notes/admin\n  \
+                            portcullis who-can DELETE /notes/orders/7 --from 10.1.2.3\n  \
+                            portcullis --json who-can GET /notes/admin | jq -r '.groups[].users[]'")]
+    WhoCan(WhoCanArgs),
+    /// What a change of policies does, and whether they do what they say
+    #[command(subcommand, after_help = "Examples:\n  portcullis policy diff old-policies/\n  portcullis policy test")]
+    Policy(PolicyCommand),
+    /// Say what could be safer: rules, accounts, tokens, certificates
+    ///
+    /// Offline, from the files and the store. Everything is advice: what is wrong is said by `check`.
+    #[command(after_help = "Examples:\n  portcullis advise\n  portcullis advise --strict && echo nothing to do\n  \
+                            portcullis --json advise | jq -r '.advice[].what'")]
+    Advise(AdviseArgs),
     /// What happened: list, export
     #[command(
         subcommand,
@@ -281,11 +304,14 @@ pub struct AppLogs {
 #[derive(Debug, Args)]
 pub struct ExplainArgs {
     /// The HTTP method: GET, POST…
-    #[arg(value_name = "METHOD")]
-    pub http_method: String,
+    #[arg(value_name = "METHOD", required_unless_present = "request")]
+    pub http_method: Option<String>,
     /// The path as a client sends it, or an https URL
-    #[arg(value_name = "PATH")]
-    pub path: String,
+    #[arg(value_name = "PATH", required_unless_present = "request")]
+    pub path: Option<String>,
+    /// What happened to this request; its id is on refusal pages and in access.log
+    #[arg(long, value_name = "ID", conflicts_with_all = ["http_method", "path", "who", "roles", "method", "from"])]
+    pub request: Option<String>,
     /// As this user, service or token (its public id); `anonymous` is the default
     #[arg(long = "as", value_name = "NAME")]
     pub who: Option<String>,
@@ -298,6 +324,73 @@ pub struct ExplainArgs {
     /// From this address
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub from: IpAddr,
+}
+
+/// `who-can`
+#[derive(Debug, Args)]
+pub struct WhoCanArgs {
+    /// The HTTP method: GET, POST…
+    #[arg(value_name = "METHOD")]
+    pub http_method: String,
+    /// The path as a client sends it, or an https URL
+    #[arg(value_name = "PATH")]
+    pub path: String,
+    /// From this address
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub from: IpAddr,
+}
+
+/// `policy …`
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Who gains and who loses what by a change
+    ///
+    /// Computed from the rules for every path, HTTP method and address there could be, not sampled: for whoever has not
+    /// signed in, for somebody without roles, for each role, user, service and token that the rules name, alone, and for
+    /// everybody in the store. Rules with mode = "report" count for nothing. Networks and paths with names, namespaces
+    /// and the permitted methods are those of portcullis.toml for both versions.
+    ///
+    /// OLD and NEW are directories of policies, or single files. A file against a directory takes the place of the file
+    /// there that describes the same application.
+    ///
+    /// Exits with 0 if nobody gains or loses anything, and with 1 if somebody does, as diff does.
+    #[command(after_help = "Examples:\n  portcullis policy diff /srv/backup/policies\n  \
+                            git show HEAD:policies/notes.toml > /tmp/old.toml && portcullis policy diff /tmp/old.toml\n  \
+                            portcullis policy diff policies proposed")]
+    Diff(PolicyDiff),
+    /// Run the [[expect]] of the policies and the [[case]] of policies/*.cases.toml
+    ///
+    /// A case is about whichever application owns its path. `check` runs them too.
+    #[command(after_help = "Examples:\n  portcullis policy test\n  \
+                            portcullis policy test policies/notes.cases.toml")]
+    Test(PolicyTest),
+}
+
+/// `policy diff`
+#[derive(Debug, Args)]
+pub struct PolicyDiff {
+    /// The policies before
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub old: PathBuf,
+    /// The policies after; those in force with this configuration if it is not said
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub new: Option<PathBuf>,
+}
+
+/// `policy test`
+#[derive(Debug, Args)]
+pub struct PolicyTest {
+    /// These only: policies, or files of cases, which may lie anywhere
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub files: Vec<PathBuf>,
+}
+
+/// `advise`
+#[derive(Debug, Args)]
+pub struct AdviseArgs {
+    /// Exit with 1 if there is any advice
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// `audit …`

@@ -9,10 +9,12 @@ use super::{
     args::CheckArgs,
     context::{Context, config_file},
     out::{Out, Style},
+    policy_test,
     status::count,
 };
 use crate::{
     clock::Clock,
+    control::people,
     policy::Application,
     snapshot::Snapshot,
     store::Store,
@@ -30,13 +32,20 @@ pub(super) enum Probe {
 /// `portcullis check`
 pub(super) async fn check(config: &Path, args: &CheckArgs, out: &mut Out) -> Result {
     let file = config_file(config)?;
-    let (snapshot, warnings) = match Snapshot::load(&file, &Clock::System) {
+    let (snapshot, mut warnings) = match Snapshot::load(&file, &Clock::System) {
         Ok(loaded) => loaded,
         Err(problems) => return mistakes(&problems, out),
     };
-    show(&warnings, out);
     let context = Context::load(config)?;
+    let (cases, unkept) = policy_test::cases(&context.config, snapshot.routes.all());
+    if unkept.iter().any(Problem::is_error) {
+        return mistakes(&[warnings, unkept].concat(), out);
+    }
     let store = Store::open(&context.config.store, context.clock.clone()).await;
+    if let Ok(store) = &store {
+        warnings.extend(names_of_nobody(&context, store, &warnings).await?);
+    }
+    show(&warnings, out);
     let mut probes = Vec::new();
     let applications = snapshot.routes.all();
     for app in applications.iter().filter(|app| app.enabled && !app.elsewhere && !args.no_import) {
@@ -64,10 +73,25 @@ pub(super) async fn check(config: &Path, args: &CheckArgs, out: &mut Out) -> Res
             0 => String::new(),
             number => format!(", {}", count(number, "warning")),
         };
+        let cases = match cases {
+            0 => String::new(),
+            number => format!(", {} kept", count(number, "case")),
+        };
         let applications = count(applications.len(), "application");
-        out.line(format_args!("{}: {}, {applications}{warned}", out.paint(Style::Good, "good"), file.display()))?;
+        out.line(format_args!(
+            "{}: {}, {applications}{cases}{warned}",
+            out.paint(Style::Good, "good"),
+            file.display()
+        ))?;
     }
     Ok(())
+}
+
+/// Warnings of rules that name nobody the store has; the others are known already.
+async fn names_of_nobody(context: &Context, store: &Store, known: &[Problem]) -> Result<Vec<Problem>> {
+    let everybody = people::known(store, context.clock.now()).await?;
+    let (_, warnings) = context.config.load_applications_knowing(&everybody)?;
+    Ok(warnings.into_iter().filter(|warning| !known.contains(warning)).collect())
 }
 
 /// Imports an application in a worker of its own.
@@ -121,7 +145,7 @@ fn show(warnings: &[Problem], out: &mut Out) {
     }
 }
 
-fn problem_json(problem: &Problem) -> Value {
+pub(super) fn problem_json(problem: &Problem) -> Value {
     json!({
         "severity": match problem.severity { Severity::Error => "error", Severity::Warning => "warning" },
         "file": &*problem.file,

@@ -10,13 +10,16 @@ use super::{
     Failure, Result,
     args::ExplainArgs,
     context::Context,
+    explanation,
     out::{Out, Style},
+    quote::Texts,
+    replay,
 };
 use crate::{
     clock::Timestamp,
     control::{Owner, TokenRecord, roles, services, tokens, users},
     model::{Method, Name, Principal, Reason, Validity, Verified},
-    policy::{self, Question},
+    policy::{self, Explanation, Question},
     snapshot::Routes,
     store::{Store, StoreError},
     target::{BadTarget, Target},
@@ -28,66 +31,89 @@ struct Who {
     rejected: Option<&'static str>,
 }
 
+/// What comes of a request on paper.
+pub(super) enum Judged {
+    /// Refused before any rule is asked.
+    Before { reason: Reason, why: String },
+    /// Judged by an application's rules, if the credentials are accepted.
+    Verdict { explanation: Box<Explanation>, rejected: Option<&'static str> },
+}
+
 /// `portcullis explain`
 pub(super) async fn explain(context: &mut Context, args: ExplainArgs, out: &mut Out) -> Result {
-    let method = http::Method::from_bytes(args.http_method.as_bytes())
-        .map_err(|_| Failure::Usage(format!("`{}` is not an HTTP method", args.http_method.escape_debug())))?;
+    if let Some(id) = &args.request {
+        return replay::replay(context, id, out).await;
+    }
+    match judge(context, &args).await? {
+        Judged::Before { reason, why } => refused(&args, reason, &why, out),
+        Judged::Verdict { explanation, rejected } if out.json => {
+            let mut value = serde_json::to_value(&explanation).map_err(std::io::Error::from)?;
+            value["rejected"] = json!(rejected);
+            value["quote"] = explanation::quote(&explanation, &Texts::of(&context.config))
+                .map_or(serde_json::Value::Null, |quote| json!({ "place": quote.place(), "text": quote.text() }));
+            Ok(out.value(&value)?)
+        }
+        Judged::Verdict { explanation, rejected } => {
+            if let Some(why) = rejected {
+                let status = out.paint(Style::Bad, format_args!("401 {}", Reason::CredentialsRejected));
+                out.line(format_args!("{status}: {why}; otherwise:"))?;
+            }
+            Ok(explanation::show(&explanation, &Texts::of(&context.config), out)?)
+        }
+    }
+}
+
+/// What the files and the store say now, by the code of the gateway.
+pub(super) async fn judge(context: &mut Context, args: &ExplainArgs) -> Result<Judged> {
+    let (verb, path) = asked(args);
+    let method = http::Method::from_bytes(verb.as_bytes())
+        .map_err(|_| Failure::Usage(format!("`{}` is not an HTTP method", verb.escape_debug())))?;
     let (applications, _warnings) = context.config.load_applications()?;
     let routes = Routes::new(applications);
-    let target = match target(&args.path) {
+    let target = match target(path) {
         Ok(target) => target,
-        Err(error) => return refused(&args, reason(&error), &error.to_string(), out),
+        Err(error) => return Ok(Judged::Before { reason: error.reason(), why: error.to_string() }),
     };
     let Some(app) = routes.find(target.path()).cloned() else {
         let mounts: Vec<_> = routes.all().iter().map(|app| &*app.name).collect();
-        return refused(&args, Reason::NoApplication, &format!("mounted are: {}", mounts.join(", ")), out);
+        let why = format!("mounted are: {}", mounts.join(", "));
+        return Ok(Judged::Before { reason: Reason::NoApplication, why });
     };
     let system = context.config.security.methods;
     let usual = system.and(app.methods).credentials().iter().next().unwrap_or(Method::Password);
-    let who = who(context, &args, usual).await?;
-    let question = Question { system, principal: &who.principal, method: &method, from: args.from };
-    let explanation = policy::explain(&app, &target, &question);
-    if out.json {
-        let mut value = serde_json::to_value(&explanation).map_err(std::io::Error::from)?;
-        value["rejected"] = json!(who.rejected);
-        return Ok(out.value(&value)?);
-    }
-    if let Some(why) = who.rejected {
-        let status = out.paint(Style::Bad, format_args!("401 {}", Reason::CredentialsRejected));
-        out.line(format_args!("{status}: {why}; otherwise:"))?;
-    }
-    Ok(out.block("", &explanation.to_string())?)
+    let Who { principal, rejected } = who(context, args, usual).await?;
+    let question = Question { system, principal: &principal, method: &method, from: args.from };
+    let explanation = Box::new(policy::explain(&app, &target, &question));
+    Ok(Judged::Verdict { explanation, rejected })
+}
+
+/// Method and path; clap has made sure that they are there where no request is named.
+fn asked(args: &ExplainArgs) -> (&str, &str) {
+    (args.http_method.as_deref().unwrap_or_default(), args.path.as_deref().unwrap_or_default())
 }
 
 /// Refused before any rule is asked.
 fn refused(args: &ExplainArgs, reason: Reason, why: &str, out: &mut Out) -> Result {
+    let (verb, path) = asked(args);
     let status = match reason {
         Reason::NoApplication => 404,
         _ => 400,
     };
     if out.json {
-        let value = json!({ "method": args.http_method, "path": args.path, "status": status, "reason": reason.id(), "why": why });
+        let value = json!({ "method": verb, "path": path, "status": status, "reason": reason.id(), "why": why });
         return Ok(out.value(&value)?);
     }
-    let request = out.paint(Style::Bold, format_args!("{} {}", args.http_method, args.path));
+    let request = out.paint(Style::Bold, format_args!("{verb} {path}"));
     out.line(format_args!("{request} for everybody"))?;
     let verdict = out.paint(Style::Bad, format_args!("{status} {reason}"));
     Ok(out.line(format_args!("{verdict}: {}", out.paint(Style::Plain, why)))?)
 }
 
 /// A path as a client would send it, or a whole URL.
-fn target(text: &str) -> std::result::Result<Target, BadTarget> {
+pub(super) fn target(text: &str) -> std::result::Result<Target, BadTarget> {
     let uri: Uri = text.parse().map_err(|_| BadTarget::Path("it cannot be sent in a request"))?;
     let host = uri.authority().is_none().then_some(&b"localhost"[..]);
     Target::parse(uri, Version::HTTP_11, host)
-}
-
-const fn reason(error: &BadTarget) -> Reason {
-    match error {
-        BadTarget::Path(_) => Reason::BadPath,
-        BadTarget::Host(_) => Reason::BadHost,
-        BadTarget::Form(_) => Reason::BadRequest,
-    }
 }
 
 async fn who(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result<Who> {
@@ -126,15 +152,17 @@ async fn who(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result
 async fn somebody(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result<Who> {
     match (&args.roles, args.method) {
         (None, None) | (_, Some(Method::Unauthenticated)) => Ok(anonymous()),
-        (None, Some(method)) => signed_in(Vec::new(), method),
-        (Some(roles), method) => signed_in(closure(context, roles).await?, method.unwrap_or(usual)),
+        (roles, method) => {
+            let roles = closure(context, roles.as_deref().unwrap_or_default()).await?;
+            let name = Name::parse("somebody").map_err(|error| Failure::Usage(error.to_string()))?;
+            Ok(Who { principal: signed_in(name, roles, method.unwrap_or(usual)), rejected: None })
+        }
     }
 }
 
-/// Somebody without a name of their own.
-fn signed_in(roles: Vec<Name>, method: Method) -> Result<Who> {
-    let name = Name::parse("somebody").map_err(|error| Failure::Usage(error.to_string()))?;
-    Ok(Who { principal: Principal::User(Arc::new(verified(name, roles, method))), rejected: None })
+/// Somebody whom the store need not know.
+pub(super) fn signed_in(name: Name, roles: Vec<Name>, method: Method) -> Principal {
+    Principal::User(Arc::new(verified(name, roles, method)))
 }
 
 const fn anonymous() -> Who {

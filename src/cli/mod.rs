@@ -7,28 +7,35 @@
 //! Reading order: `args` (what can be said) · this file (which function answers) · `context` (configuration, store,
 //! the running gateway) · one file per group of commands · `out` (how answers look).
 
+mod advise;
 mod apps;
 mod args;
 mod audit;
 mod check;
 mod context;
 mod explain;
+mod explanation;
 mod init;
 mod log_files;
 mod logs;
 mod out;
 mod parse;
+mod policy_diff;
+mod policy_test;
+mod quote;
+mod replay;
 mod secrets;
 mod status;
 mod tokens;
 mod users;
+mod who_can;
 
 use std::{io, process::ExitCode};
 
 use clap::{CommandFactory as _, Parser as _};
 
 use self::{
-    args::{Cli, Command},
+    args::{Cli, Command, PolicyCommand},
     context::Context,
     out::Out,
 };
@@ -97,6 +104,10 @@ async fn answer(cli: Cli, out: &mut Out) -> Result {
         Command::Service(command) => users::service(&mut context()?, command, out).await,
         Command::Token(command) => tokens::token(&mut context()?, command, out).await,
         Command::Explain(args) => explain::explain(&mut context()?, args, out).await,
+        Command::WhoCan(args) => who_can::who_can(&mut context()?, &args, out).await,
+        Command::Policy(PolicyCommand::Diff(args)) => policy_diff::diff(&mut context()?, &args, out).await,
+        Command::Policy(PolicyCommand::Test(args)) => policy_test::test(&context()?, &args, out),
+        Command::Advise(args) => advise::advise(&mut context()?, &args, out).await,
         Command::Audit(command) => audit::audit(&mut context()?, command, out).await,
         Command::Completions { shell } => completions(shell, out),
         Command::Man { dir } => man(dir.as_deref(), out),

@@ -350,7 +350,28 @@ impl Config {
     /// Beside what could be read, why the rest could not: a policy that is missing is a mistake like any other.
     #[must_use]
     pub fn policy_sources(&self) -> (Vec<Source>, Vec<Problem>) {
-        let listed = self.policies.canonicalize().and_then(|base| Ok((policy_names(&base)?, base)));
+        self.sources(is_policy)
+    }
+
+    /// Reads the files of tests in the policies directory: `*.cases.toml`.
+    #[must_use]
+    pub fn case_sources(&self) -> (Vec<Source>, Vec<Problem>) {
+        self.sources(|name| name.ends_with(".cases.toml"))
+    }
+
+    /// Reads one policy, or one file of tests, wherever it lies.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn policy_source(&self, path: &Path) -> Result<Source, Problem> {
+        let shown = path.to_string_lossy();
+        let text = read::text(path, &shown)?;
+        let base = path.canonicalize().ok().and_then(|path| path.parent().map(Path::to_path_buf));
+        Ok(Source { file: (*shown).into(), text, base: base.unwrap_or_else(|| self.policies.clone()) })
+    }
+
+    fn sources(&self, wanted: impl Fn(&str) -> bool) -> (Vec<Source>, Vec<Problem>) {
+        let listed = self.policies.canonicalize().and_then(|base| Ok((names(&base, wanted)?, base)));
         let (names, base) = match listed {
             Ok(listed) => listed,
             Err(error) => {
@@ -397,16 +418,26 @@ impl Config {
     }
 }
 
-/// Names of the policy files, sorted, so that every start reports mistakes in the same order.
+/// Names of the policy files, sorted.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub fn policy_names(directory: &Path) -> std::io::Result<Vec<std::ffi::OsString>> {
+    names(directory, is_policy)
+}
+
+fn is_policy(name: &str) -> bool {
+    name.ends_with(".toml") && !name.ends_with(".cases.toml")
+}
+
+/// Names of files, sorted, so that every start reports mistakes in the same order. Hidden ones are left alone: editors
+/// keep half-written copies in them.
+fn names(directory: &Path, wanted: impl Fn(&str) -> bool) -> std::io::Result<Vec<std::ffi::OsString>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let name = entry?.file_name();
         let text = name.to_string_lossy();
-        if text.ends_with(".toml") && !text.ends_with(".cases.toml") && !text.starts_with('.') {
+        if wanted(&text) && !text.starts_with('.') {
             names.push(name);
         }
     }

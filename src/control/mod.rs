@@ -5,9 +5,11 @@
 //! rules of its own; so is every other door that may come. Nothing here knows HTTP, and nothing here talks to the gateway's sockets except
 //! through [`socket`], where a running gateway is told that something changed.
 
+pub mod advice;
 pub mod audit;
 pub mod install;
 pub mod passwords;
+pub mod people;
 pub mod roles;
 pub mod services;
 pub mod socket;

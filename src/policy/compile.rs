@@ -11,6 +11,7 @@ use super::{
     judge::Tries,
     lint,
     rule::{Effect, Named, Rule, list},
+    suite::{Proof, Suite},
     trie::{Leaf, Trie, Verbs},
 };
 use crate::{
@@ -24,29 +25,43 @@ use crate::{
 /// # Errors
 /// Every mistake in every file, in the order of the files, and the warnings among them.
 pub fn load(sources: &[Source], context: Context<'_>) -> Loaded {
-    let (mut applications, mut problems) = (Vec::<Loading>::new(), Vec::new());
+    let Suite { applications, mut warnings, proofs } = load_unproved(sources, context)?;
+    warnings.extend(proofs.iter().flat_map(|proof| proof.failures(&applications, context.system)));
+    if warnings.iter().any(Problem::is_error) { Err(warnings) } else { Ok((applications, warnings)) }
+}
+
+/// The same, but what the policies expect of themselves is left to be proved.
+///
+/// # Errors
+/// As for [`load`], but for that.
+pub fn load_unproved(sources: &[Source], context: Context<'_>) -> Result<Suite, Vec<Problem>> {
+    let (mut loaded, mut warnings) = (Vec::<Loading>::new(), Vec::new());
     for source in sources {
         if let Some(problem) = document::is_too_much(source) {
-            problems.push(problem);
+            warnings.push(problem);
             continue;
         }
         let (loading, found) = File::new(Arc::clone(&source.file), &source.text).read(|root| {
             let document = document::read(root, context);
             compile(root, document, source, context)
         });
-        problems.extend(found);
+        warnings.extend(found);
         let Some(loading) = loading else { continue };
-        problems.extend(applications.iter().filter_map(|earlier| clash(earlier, &loading)));
-        applications.push(loading);
+        warnings.extend(loaded.iter().filter_map(|earlier| clash(earlier, &loading)));
+        loaded.push(loading);
     }
-    // What follows from a mistake is no news.
-    if !problems.iter().any(Problem::is_error) {
-        problems.extend(applications.iter().flat_map(|loading| unkept(loading, &applications, context)));
+    if warnings.iter().any(Problem::is_error) {
+        return Err(warnings);
     }
-    if problems.iter().any(Problem::is_error) {
-        return Err(problems);
+    let (mut applications, mut proofs) = (Vec::new(), Vec::new());
+    for Loading { application, expectations, .. } in loaded {
+        if !expectations.is_empty() {
+            let (file, name) = (Arc::clone(&application.file), Arc::clone(&application.name));
+            proofs.push(Proof::of_policy(file, name, expectations));
+        }
+        applications.push(Arc::new(application));
     }
-    Ok((applications.into_iter().map(|loading| Arc::new(loading.application)).collect(), problems))
+    Ok(Suite { applications, warnings, proofs })
 }
 
 /// An application, and where its name stands in case another has it too.
@@ -56,24 +71,6 @@ struct Loading {
     /// Whether the namespace was written down or follows from the name.
     namespace_written: bool,
     expectations: Vec<Expectation>,
-}
-
-/// What a policy expects of itself and does not keep, once it is known which paths other applications own.
-fn unkept(loading: &Loading, all: &[Loading], context: Context<'_>) -> Vec<Problem> {
-    let app = &loading.application;
-    let owner = |expectation: &Expectation| {
-        let owns = |other: &&Loading| other.application.mount.split(expectation.target().path()).is_some();
-        all.iter().filter(owns).max_by_key(|other| other.application.name.len()).map(|other| &other.application)
-    };
-    let unkept = |expectation: &Expectation| match owner(expectation) {
-        Some(owner) if owner.mount == app.mount => expectation.failures(app, context.system),
-        owner => {
-            let whose = owner.map_or_else(|| "no application".to_owned(), |owner| owner.name.to_string());
-            let message = format!("`{}` is a path of {whose}, not of {}", expectation.request, app.name);
-            vec![expectation.problem(message).help("an [[expect]] is about the application of its own file")]
-        }
-    };
-    loading.expectations.iter().flat_map(unkept).collect()
 }
 
 fn clash(earlier: &Loading, later: &Loading) -> Option<Problem> {

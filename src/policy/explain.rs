@@ -47,6 +47,8 @@ pub struct Explanation {
     pub reason: Option<&'static str>,
     /// What decided: a line of the file, the default, or what was checked before any rule.
     pub decided_by: String,
+    /// The rule that decided, `policies/notes.toml:14`; nothing if it was something else.
+    pub rule: Option<String>,
     /// The methods that the client is asked to sign in with.
     pub sign_in: Vec<&'static str>,
     /// What would change the answer.
@@ -64,6 +66,8 @@ pub struct WouldRefuse {
     pub reason: &'static str,
     /// What would have decided.
     pub decided_by: String,
+    /// The rule that would have, if it was one.
+    pub rule: Option<String>,
 }
 
 /// What one rule had to do with a verdict.
@@ -122,6 +126,7 @@ impl Explanation {
             status: refusal.map_or(200, status),
             reason: refusal.map(|refusal| refusal.reason.id()),
             decided_by: told.decided_by(outcome),
+            rule: told.rule_id(outcome),
             sign_in: refusal.and_then(|refusal| refusal.sign_in).map(words).unwrap_or_default(),
             hints: refusal.map(|refusal| told.hints(refusal)).unwrap_or_default(),
             would_refuse: trial.and_then(|(_, outcome, _)| outcome.err()).filter(|_| refusal.is_none()).map(
@@ -129,6 +134,7 @@ impl Explanation {
                     status: status(refusal),
                     reason: refusal.reason.id(),
                     decided_by: told.decided_by(Err(refusal)),
+                    rule: told.rule_id(Err(refusal)),
                 },
             ),
         }
@@ -211,6 +217,11 @@ impl Told<'_> {
 
     fn rule(&self, number: usize) -> &Rule {
         &self.app.rules.rules[number]
+    }
+
+    fn rule_id(&self, outcome: Result<Option<usize>, Refusal>) -> Option<String> {
+        let rule = outcome.unwrap_or_else(|refusal| refusal.rule);
+        rule.map(|number| self.rule(number).id().to_string())
     }
 
     fn decided_by(&self, outcome: Result<Option<usize>, Refusal>) -> String {

@@ -33,11 +33,13 @@
 //! * `mfa` refuses whoever is let in otherwise and has used no second factor; there are none yet, so it refuses all.
 //!
 //! `document` reads a file as written, `compile` makes of it what is meant, `lint` finds what was hardly meant, `expect`
-//! holds a policy to what it says of itself; `trie` finds the rules of a path, `judge` the verdict, `explain` its words.
-//! `hygiene`, `cors` and `limit` are about what surrounds a verdict: answers, other origins, how often.
+//! holds a policy to what it says of itself; `trie` finds the rules of a path, `judge` the verdict, `explain` its words,
+//! `diff` what a change does. `hygiene`, `cors` and `limit` are about what surrounds a verdict: answers, other origins,
+//! how often.
 
 mod compile;
 pub mod cors;
+pub mod diff;
 mod document;
 mod elsewhere;
 mod expect;
@@ -48,6 +50,7 @@ mod limit;
 mod lint;
 mod permit;
 pub mod rule;
+mod suite;
 mod trie;
 
 use std::{
@@ -59,7 +62,7 @@ use std::{
     time::Duration,
 };
 
-pub use compile::load;
+pub use compile::{load, load_unproved};
 pub use cors::Cors;
 pub use expect::{Expectation, cases};
 pub use explain::{Explanation, RuleStep};
@@ -69,6 +72,7 @@ pub use judge::Rules;
 pub use limit::{Limit, Per};
 pub use permit::{Denial, Permit};
 pub use rule::{Effect, Named, Rule, Who};
+pub use suite::{Proof, Suite};
 
 use crate::{
     model::{MethodSet, Name, Principal, Reason, SecurityLevel},

@@ -1,5 +1,6 @@
 //! Tables through one `check`, random policies against a slow reference, and what loading refuses.
 
+mod diff;
 mod loading;
 mod random;
 #[path = "../../tests/reference/mod.rs"]

@@ -32,7 +32,7 @@ pub(super) struct Node {
 }
 
 /// A rule at the end of one of its patterns.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Leaf {
     /// Its number.
     pub rule: usize,
@@ -62,8 +62,18 @@ impl Trie {
     }
 
     /// Visits the rules whose pattern matches, the most specific first, until `visit` breaks.
-    pub fn walk<B>(&self, path: Path<'_>, mut visit: impl FnMut(&Leaf) -> ControlFlow<B>) -> ControlFlow<B> {
+    pub fn walk<'t, B>(&'t self, path: Path<'_>, mut visit: impl FnMut(&'t Leaf) -> ControlFlow<B>) -> ControlFlow<B> {
         self.walk_from(0, path, &mut visit)
+    }
+
+    /// Everything that [`Trie::walk`] visits, in its order.
+    pub fn matching(&self, path: Path<'_>) -> Vec<&Leaf> {
+        let mut found = Vec::new();
+        let _ = self.walk::<()>(path, |leaf| {
+            found.push(leaf);
+            ControlFlow::Continue(())
+        });
+        found
     }
 
     /// All nodes; the first is the root.
@@ -71,11 +81,11 @@ impl Trie {
         &self.0
     }
 
-    fn walk_from<B>(
-        &self,
+    fn walk_from<'t, B>(
+        &'t self,
         at: usize,
         path: Path<'_>,
-        visit: &mut impl FnMut(&Leaf) -> ControlFlow<B>,
+        visit: &mut impl FnMut(&'t Leaf) -> ControlFlow<B>,
     ) -> ControlFlow<B> {
         let node = &self.0[at];
         if path.rest.is_empty() {

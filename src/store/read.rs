@@ -74,6 +74,16 @@ impl Store {
         self.told(rows.iter().map(UserRecord::from_row).collect())
     }
 
+    /// The next so many users after a name, by name: for who walks over all of them and keeps none.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn users_after(&self, name: &str, limit: u32) -> Result<Vec<UserRecord>> {
+        let rows = sqlx::query(users!("WHERE u.name > $1 ORDER BY u.name LIMIT $2")).bind(name).bind(limit);
+        let rows = self.told(rows.fetch_all(self.pool()).await)?;
+        self.told(rows.iter().map(UserRecord::from_row).collect())
+    }
+
     /// The service of that name.
     ///
     /// # Errors
@@ -141,6 +151,19 @@ impl Store {
         let rows = self.told(rows.fetch_all(self.pool()).await)?;
         let mut tokens = Vec::with_capacity(rows.len());
         for row in rows {
+            tokens.extend(self.token(Some(row)).await?);
+        }
+        Ok(tokens)
+    }
+
+    /// The next so many tokens after a public id, by id.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn tokens_after(&self, id: &str, limit: u32) -> Result<Vec<TokenRecord>> {
+        let rows = sqlx::query("SELECT * FROM tokens WHERE id > $1 ORDER BY id LIMIT $2").bind(id).bind(limit);
+        let mut tokens = Vec::new();
+        for row in self.told(rows.fetch_all(self.pool()).await)? {
             tokens.extend(self.token(Some(row)).await?);
         }
         Ok(tokens)

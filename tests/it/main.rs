@@ -24,6 +24,7 @@ mod load;
 mod logs;
 mod methods;
 mod paths;
+mod policy_tools;
 mod preload;
 mod pythons;
 mod raw;

@@ -2,7 +2,7 @@
 
 use proptest::{prelude::*, sample::select};
 
-const VERBS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "PROPFIND"];
+pub const VERBS: [&str; 5] = ["GET", "POST", "HEAD", "OPTIONS", "PROPFIND"];
 const WHO: [&str; 7] = ["anyone", "signed-in", "role:r", "role:s", "user:ann", "service:bot", "token:tok_1"];
 
 fn path() -> impl Strategy<Value = String> {

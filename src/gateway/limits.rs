@@ -4,13 +4,13 @@
 //! that; there is no window whose edge lets twice as many through. A refused request costs the caller nothing.
 //! A caller with IPv6 is a /64; a /48 has places for so many of those, and all others of it share one budget.
 //!
-//! **What a flood of callers costs.** Every limit counts at most [`CALLERS`] callers one by one. Entries that say no more
-//! than none are dropped on the way. Whoever comes when all places are taken shares one of [`SHARED`] budgets with
+//! **What a flood of callers costs.** Every limit counts at most `CALLERS` callers one by one. Entries that say no more
+//! than none are dropped on the way. Whoever comes when all places are taken shares one of `SHARED` budgets with
 //! others: refusing strangers would let a flood lock everybody out, and letting them pass would let a flood switch the
 //! limit off. Which budget that is depends on a secret of this process, so nobody can choose whose it is.
 //!
 //! **What a flood of refusals costs.** Each has its line in `access.log`. The audit gets the first of each caller, once in
-//! the limit's time and at most once a minute, and [`AUDITED`] a minute of all callers of a limit together; the next record
+//! the limit's time and at most once a minute, and `AUDITED` a minute of all callers of a limit together; the next record
 //! says how many were left out.
 
 use std::{
@@ -101,7 +101,7 @@ impl<C: Clock + Clone> Limits<C> {
         self.count_each(of_app.chain(permit.limits()), address, permit.principal())
     }
 
-    /// Whether the audit is told what a rule that only reports would have refused, at most [`AUDITED`] times a minute for
+    /// Whether the audit is told what a rule that only reports would have refused, at most `AUDITED` times a minute for
     /// each application, and how many it was not told of before.
     pub fn may_report(&self, application: &Arc<str>) -> Option<u64> {
         let new = || Arc::new(Telling::new(self.clock.clone()));

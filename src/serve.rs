@@ -486,7 +486,8 @@ impl Operator {
 
     /// What was read stays out of force, and everybody can see why.
     fn refuse(&self, problems: &[Problem], of_certificates: bool) {
-        let lines: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        // Warnings of the same report are no reason.
+        let lines: Vec<_> = problems.iter().filter(|problem| problem.is_error()).map(ToString::to_string).collect();
         for line in &lines {
             tracing::error!("reload refused, the earlier configuration stays in force: {line}");
         }

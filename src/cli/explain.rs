@@ -68,8 +68,12 @@ pub(super) async fn judge(context: &mut Context, args: &ExplainArgs) -> Result<J
     let (verb, path) = asked(args);
     let method = http::Method::from_bytes(verb.as_bytes())
         .map_err(|_| Failure::Usage(format!("`{}` is not an HTTP method", verb.escape_debug())))?;
-    let (applications, _warnings) = context.config.load_applications()?;
-    let routes = Routes::new(applications);
+    // Also those that do not do what is expected of them: that is when one asks why.
+    let routes = Routes::new(context.config.load_unproved()?.applications);
+    if !policy::is_served(&method) {
+        let why = format!("applications never see {method}, whatever the rules say; methods are written in capitals");
+        return Ok(Judged::Before { reason: Reason::HttpMethodRefused, why });
+    }
     let target = match target(path) {
         Ok(target) => target,
         Err(error) => return Ok(Judged::Before { reason: error.reason(), why: error.to_string() }),
@@ -97,6 +101,7 @@ fn refused(args: &ExplainArgs, reason: Reason, why: &str, out: &mut Out) -> Resu
     let (verb, path) = asked(args);
     let status = match reason {
         Reason::NoApplication => 404,
+        Reason::HttpMethodRefused => 405,
         _ => 400,
     };
     if out.json {
@@ -111,6 +116,9 @@ fn refused(args: &ExplainArgs, reason: Reason, why: &str, out: &mut Out) -> Resu
 
 /// A path as a client would send it, or a whole URL.
 pub(super) fn target(text: &str) -> std::result::Result<Target, BadTarget> {
+    if !text.starts_with('/') && !text.contains("://") {
+        return Err(BadTarget::Path("it does not begin with `/`"));
+    }
     let uri: Uri = text.parse().map_err(|_| BadTarget::Path("it cannot be sent in a request"))?;
     let host = uri.authority().is_none().then_some(&b"localhost"[..]);
     Target::parse(uri, Version::HTTP_11, host)

@@ -221,9 +221,12 @@ async fn judge(context: &mut Context, logged: &Logged) -> Result<Now> {
             why: format!("there is no {who} any more"),
         });
     }
-    Ok(match explain::judge(context, &question).await? {
-        Judged::Before { reason, why } => Now::Before { reason: reason.id(), why },
-        Judged::Verdict { explanation, rejected } => Now::Verdict { explanation, rejected },
+    Ok(match explain::judge(context, &question).await {
+        Ok(Judged::Before { reason, why }) => Now::Before { reason: reason.id(), why },
+        Ok(Judged::Verdict { explanation, rejected }) => Now::Verdict { explanation, rejected },
+        // What happened then can be told all the same.
+        Err(Failure::Files(_)) => Now::Untold("the files have mistakes now: see `portcullis check`".to_owned()),
+        Err(failure) => return Err(failure),
     })
 }
 

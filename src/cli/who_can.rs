@@ -45,9 +45,14 @@ struct Group {
 pub(super) async fn who_can(context: &mut Context, args: &WhoCanArgs, out: &mut Out) -> Result {
     let method = http::Method::from_bytes(args.http_method.as_bytes())
         .map_err(|_| Failure::Usage(format!("`{}` is not an HTTP method", args.http_method.escape_debug())))?;
-    let (applications, _warnings) = context.config.load_applications()?;
-    let routes = Routes::new(applications);
-    let asked = target(&args.path).map_err(|bad| (bad.reason(), bad.to_string()));
+    // Also those that do not do what is expected of them: that is when one asks why.
+    let routes = Routes::new(context.config.load_unproved()?.applications);
+    let asked = match policy::is_served(&method) {
+        true => target(&args.path).map_err(|bad| (bad.reason(), bad.to_string())),
+        false => {
+            Err((Reason::HttpMethodRefused, "applications never see it; methods are written in capitals".to_owned()))
+        }
+    };
     let found = asked.and_then(|target| match routes.find(target.path()).cloned() {
         None => Err((Reason::NoApplication, "no application is mounted there".to_owned())),
         Some(app) if !app.enabled => Err((Reason::ApplicationDisabled, format!("enabled = false in {}", app.file))),
@@ -196,6 +201,14 @@ impl Asking<'_> {
             _ => "",
         };
         let (users, tokens) = (count(users, "user"), count(tokens, "token"));
+        if groups.is_empty() {
+            let hint = format!(
+                "`portcullis explain {} {}` says why, `--from IP` asks about another address",
+                self.method,
+                self.target.path()
+            );
+            out.line(out.paint(Style::Dim, hint))?;
+        }
         out.line(format_args!("{anybody}{users} by password, {tokens}{}", without(left_out)))
     }
 }

@@ -280,6 +280,6 @@ path = "/admin/**"
 who  = "role:administrator"
 ```
 
-`portcullis check` says what is wrong with them, `portcullis reload` brings them into force, and
+`portcullis check` says what is wrong with them. They come into force when they are saved, and
 `portcullis explain GET /notes/admin --as ann` says who gets what and why.
 "#;

@@ -105,8 +105,11 @@ impl Thread {
         let app = route(&world, &target, Place::Here)?;
         record.application = Some(Arc::clone(&app.name));
         outgoing.begin(app, &target, &parts);
-        self.limits.count_before(app, record.client)?;
-        if let Some(preflight) = outgoing.preflight() {
+        let preflight = outgoing.preflight();
+        if !matches!(preflight, Some(Ok(_))) {
+            self.limits.count_before(app, record.client)?;
+        }
+        if let Some(preflight) = preflight {
             return preflight;
         }
         let permit = self.judge(&world, app, target, &parts.method, &parts.headers, record).await?;
@@ -441,16 +444,8 @@ fn denied(denial: Denial, hidden: bool) -> Refusal {
     if hidden { refusal.hidden() } else { refusal }
 }
 
-/// The methods of tunnels and echoes, which no application ever sees, and those with a small letter: methods are
-/// case-sensitive (RFC 9110 section 9.1), rules compare them so, and nearly every framework does not. A `delete` that
-/// was judged as something else than DELETE would be run as DELETE.
 fn check_method(method: &Method) -> Result<(), Refusal> {
-    let has_two_readings = method.as_str().bytes().any(|byte| byte.is_ascii_lowercase());
-    match *method {
-        Method::CONNECT | Method::TRACE => Err(Refusal::method()),
-        _ if has_two_readings => Err(Refusal::method()),
-        _ => Ok(()),
-    }
+    if policy::is_served(method) { Ok(()) } else { Err(Refusal::method()) }
 }
 
 /// What may not reach an application whatever its rules say.

@@ -53,6 +53,10 @@ pub fn load_unproved(sources: &[Source], context: Context<'_>) -> Result<Suite, 
     if warnings.iter().any(Problem::is_error) {
         return Err(warnings);
     }
+    if let Some(known) = context.known {
+        let expectations = loaded.iter().flat_map(|loading| &loading.expectations);
+        warnings.extend(expectations.flat_map(|expectation| expectation.unknown(known)));
+    }
     let (mut applications, mut proofs) = (Vec::new(), Vec::new());
     for Loading { application, expectations, .. } in loaded {
         if !expectations.is_empty() {
@@ -376,13 +380,20 @@ fn named<'r>(rules: &'r [Rule], numbers: &[usize]) -> HashMap<&'r Pattern, Vec<&
 
 /// GET covers HEAD and OPTIONS: for a deny always, for an allow unless another at the same path names them.
 fn covered(rule: &Rule, named: Option<&Vec<&Verb>>) -> Verbs {
+    if !rule.unless_verbs.is_empty() {
+        let mut spared = rule.unless_verbs.to_vec();
+        if spared.contains(&Verb::GET) {
+            spared.extend([Verb::HEAD, Verb::OPTIONS]);
+        }
+        return Verbs::all_but(&spared);
+    }
     let Some(verbs) = rule.verbs.as_deref() else { return Verbs::All };
     let mut covered = verbs.to_vec();
     if verbs.contains(&Verb::GET) {
         let taken = |verb: &Verb| rule.effect == Effect::Allow && named.is_some_and(|named| named.contains(&verb));
         covered.extend([Verb::HEAD, Verb::OPTIONS].into_iter().filter(|verb| !taken(verb)));
     }
-    Verbs::of(Some(&covered))
+    Verbs::of(&covered)
 }
 
 /// A rule without a path was reported, so that it holds nowhere lets nobody past anything.
@@ -394,6 +405,7 @@ fn compile_rule(rule: &WrittenRule<'_>, file: &Arc<str>) -> Rule {
         reports: rule.reports,
         paths: rule.paths.iter().map(|(place, _)| place.clone()).collect(),
         verbs: rule.verbs.as_ref().map(|verbs| verbs.iter().map(|(verb, _)| verb.clone()).collect()),
+        unless_verbs: rule.unless_verbs.iter().map(|(verb, _)| verb.clone()).collect(),
         who: plain(&rule.who),
         unless_who: plain(&rule.unless_who),
         auth: rule.auth.as_ref().map(|(auth, _)| *auth),

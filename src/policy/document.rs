@@ -77,6 +77,7 @@ pub(super) struct WrittenRule<'f> {
     /// None when it is absent or was reported.
     pub paths: Vec<At<'f, Named<Pattern>>>,
     pub verbs: Option<Vec<At<'f, Verb>>>,
+    pub unless_verbs: Vec<At<'f, Verb>>,
     pub who: Vec<At<'f, Who>>,
     pub unless_who: Vec<At<'f, Who>>,
     pub auth: Option<At<'f, MethodSet>>,
@@ -193,20 +194,28 @@ const WHO_HELP: &str = "one of: anyone, signed-in, role:NAME, user:NAME, service
 
 fn rule<'f>(table: &Table<'f>, effect: Effect, context: Context<'_>) -> WrittenRule<'f> {
     let paths = table.required("path", "what it is about, relative to the mount: path = \"/admin/**\"");
-    let (who, unless_who, mfa) = match effect {
+    let (who, unless_who, mfa, unless_verbs) = match effect {
         Effect::Allow => {
             let who = table.required("who", "whom it lets in: who = \"role:admin\", or \"signed-in\", or \"anyone\"");
-            (who, None, table.value("mfa"))
+            (who, None, table.value("mfa"), None)
         }
-        Effect::Deny => (table.value("who"), table.value("unless_who"), None),
+        Effect::Deny => (table.value("who"), table.value("unless_who"), None, table.value("unless_methods")),
     };
+    let verbs = table.value("methods");
+    if let (Some(_), Some(value)) = (&verbs, &unless_verbs) {
+        value.key_error(
+            "`unless_methods` stands beside `methods`",
+            "say which methods it holds for, or which it spares",
+        );
+    }
     let reports = table.value("mode").and_then(|value| value.word("a mode", &MODES)).unwrap_or(false);
     WrittenRule {
         effect,
         line: table.line(),
         reports,
         paths: paths.map(|value| all(&value, |value| at(place(value, context), value))).unwrap_or_default(),
-        verbs: table.value("methods").map(|value| all(&value, |value| at(verb(value), value))),
+        verbs: verbs.map(|value| all(&value, |value| at(verb(value), value))),
+        unless_verbs: unless_verbs.map(|value| all(&value, |value| at(verb(value), value))).unwrap_or_default(),
         who: who.map(|value| all(&value, |value| at(who_of(value), value))).unwrap_or_default(),
         unless_who: unless_who.map(|value| spared(&value)).unwrap_or_default(),
         auth: table.value("auth").and_then(methods),

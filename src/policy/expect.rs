@@ -23,7 +23,7 @@ use std::{
 
 use http::{Method as Verb, Uri, Version};
 
-use super::{Application, Explanation, Question, document, rule::Who};
+use super::{Application, Explanation, Known, Question, document, lint, rule::Who};
 use crate::{
     model::{Method, MethodSet, Name, Principal, Reason, Validity, Verified},
     target::Target,
@@ -191,6 +191,16 @@ impl Expectation {
         Problem { message: message.into(), ..self.place.clone() }
     }
 
+    /// Whom it speaks about without their being there.
+    pub(super) fn unknown(&self, known: &Known) -> Vec<Problem> {
+        let of = |said: &Said| {
+            let unknown = said.whom.0.iter().filter_map(|who| lint::unknown(who, known)).next()?;
+            let severity = Severity::Warning;
+            Some(Problem { severity, message: unknown.0, ..said.place.clone() }.help(unknown.1))
+        };
+        self.said.iter().filter_map(of).collect()
+    }
+
     /// What comes out otherwise than expected, each where it is written.
     #[must_use]
     pub fn failures(&self, app: &Application, system: MethodSet) -> Vec<Problem> {
@@ -212,6 +222,10 @@ impl Expectation {
         let mut help = format!("{}, as {}: ", self.request, explanation.principal);
         help.push_str(&explanation.reason.map_or_else(String::new, |reason| format!("{reason}, ")));
         help.push_str(&format!("decided by {}", explanation.decided_by));
+        let is_named = |who: &Who| matches!(who, Who::User(_) | Who::Service(_) | Who::Token(_));
+        if said.whom.0.iter().any(is_named) && !said.whom.0.iter().any(|who| matches!(who, Who::Role(_))) {
+            help.push_str(&format!("; no store is asked here, so roles are named beside: \"{} role:NAME\"", said.whom));
+        }
         Some(Problem { message, ..said.place.clone() }.help(help))
     }
 }

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::{
     Application, Default_, Effect, Question,
     judge::{self, Refusal, Step, Trace, Tries},
-    rule::{Rule, list},
+    rule::{Rule, Who, list},
 };
 use crate::{
-    model::{MethodSet, Principal, Reason},
+    model::{Method, MethodSet, Principal, Reason},
     target::Target,
 };
 
@@ -101,7 +101,8 @@ impl Explanation {
             outcome => outcome,
         };
         let refusal = outcome.err();
-        let told = Told { app, q };
+        let denied = refusal.is_some_and(|refusal| refusal.reason == Reason::DeniedByRule);
+        let told = Told { app, q, denied };
         Self {
             method: q.method.to_string(),
             path: target.path().to_string(),
@@ -168,7 +169,7 @@ fn status(refusal: Refusal) -> u16 {
 }
 
 fn words(methods: MethodSet) -> Vec<&'static str> {
-    methods.iter().map(crate::model::Method::word).collect()
+    methods.iter().map(Method::word).collect()
 }
 
 fn principal(principal: &Principal) -> String {
@@ -183,6 +184,8 @@ fn principal(principal: &Principal) -> String {
 struct Told<'a> {
     app: &'a Application,
     q: &'a Question<'a>,
+    /// Whether a deny has the last word, and what an allow would have said does not matter.
+    denied: bool,
 }
 
 impl Told<'_> {
@@ -191,7 +194,7 @@ impl Told<'_> {
     }
 
     fn step(&self, rule: &Rule, begun: bool, step: Option<Step>) -> RuleStep {
-        let decides = !rule.reports && matches!(step, Some(Step::Decides | Step::Denies));
+        let decides = !rule.reports && step == Some(if self.denied { Step::Denies } else { Step::Decides });
         let why = match step {
             None if begun => "path does not match".to_owned(),
             None => "not reached".to_owned(),
@@ -204,7 +207,7 @@ impl Told<'_> {
         match step {
             Step::OtherVerb => format!("not about {}", self.q.method),
             Step::LessSpecific { than } => format!("less specific than line {}", self.rule(than).id().line),
-            Step::Decides if rule.reports => "would decide".to_owned(),
+            Step::Decides if rule.reports || self.denied => "would decide".to_owned(),
             Step::Denies if rule.reports => "would deny".to_owned(),
             Step::Decides => "the most specific: it decides".to_owned(),
             Step::AboutOthers => "about others".to_owned(),
@@ -260,7 +263,7 @@ impl Told<'_> {
                 hints.extend(self.who_would_be_allowed(rule));
             }
             Reason::NetworkNotAllowed => {
-                hints.extend(rule.map(|rule| format!("would be asked further from: {}", list(&rule.from))));
+                hints.extend(rule.map(|rule| format!("only from: {}", list(&rule.from))));
             }
             Reason::MethodNotAllowed => {
                 let effective = self.permitted().and(rule.map_or(MethodSet::ALL, Rule::auth));
@@ -294,8 +297,16 @@ impl Told<'_> {
             }
             None => (self.app.default.to_string(), self.permitted()),
         };
+        let anyone = rule.map_or(self.app.default == Default_::Anyone, |rule| rule.who.contains(&Who::Anyone));
+        // A role may be held without having signed in, but that is no way to get it.
+        let effective = if anyone { effective } else { effective.credentials() };
         Some(match effective.is_empty() {
             true => format!("would be allowed for: {who}; but no permitted method lets them come"),
+            false if anyone && !effective.contains(Method::Unauthenticated) => format!(
+                "would be allowed for: whoever signed in, by {effective}; for strangers if `unauthenticated` were among \
+                 the methods of {} and of the system policy",
+                self.app.name
+            ),
             false => format!("would be allowed for: {who}, by {effective}"),
         })
     }

@@ -33,19 +33,20 @@ pub(super) fn policy(
 ) {
     rules.iter().for_each(|rule| names(rule, allowed, context));
     if let (Some((Default_::Role(role), value)), Some(known)) = (default, context.known) {
-        unknown(&Who::Role(role.clone()), value, known);
+        warn_of_unknown(&Who::Role(role.clone()), value, known);
     }
-    reach(rules, compiled);
+    let default = default.map_or(&Default_::Deny, |(default, _)| default);
+    reach(rules, compiled, default, allowed);
 }
 
 /// Whom a rule names, and whether they can come.
 fn names(rule: &WrittenRule<'_>, allowed: MethodSet, context: Context<'_>) {
     for (who, value) in rule.who.iter().chain(&rule.unless_who) {
         if let Some(known) = context.known {
-            unknown(who, value, known);
+            warn_of_unknown(who, value, known);
         }
     }
-    for (verb, value) in rule.verbs.iter().flatten() {
+    for (verb, value) in rule.verbs.iter().flatten().chain(&rule.unless_verbs) {
         if matches!(*verb, Verb::CONNECT | Verb::TRACE) {
             value.warning(format!("{verb} never reaches an application"), "the gate answers it itself; leave it out");
         }
@@ -90,31 +91,37 @@ fn deny(rule: &WrittenRule<'_>) {
     }
 }
 
-fn unknown(who: &Who, value: &Value<'_>, known: &Known) {
+fn warn_of_unknown(who: &Who, value: &Value<'_>, known: &Known) {
+    if let Some((message, help)) = unknown(who, known) {
+        value.warning(message, help);
+    }
+}
+
+/// What to say of somebody who is not there.
+pub(super) fn unknown(who: &Who, known: &Known) -> Option<(String, String)> {
     let (kind, name, names) = match who {
-        Who::Anyone | Who::SignedIn => return,
+        Who::Anyone | Who::SignedIn => return None,
         Who::Role(name) => ("role", name, &known.roles),
         Who::User(name) => ("user", name, &known.users),
         Who::Service(name) => ("service", name, &known.services),
         Who::Token(id) => {
-            if !known.tokens.contains(&**id) {
-                value.warning(format!("there is no token `{id}`"), "nobody can meet this; see `portcullis token list`");
-            }
-            return;
+            let missing = !known.tokens.contains(&**id);
+            let help = "nobody can meet this; see `portcullis token list`".to_owned();
+            return missing.then(|| (format!("there is no token `{id}`"), help));
         }
     };
     if names.contains(name) {
-        return;
+        return None;
     }
     let help = match nearest(name.as_str(), names.iter().map(Name::as_str)) {
         Some(meant) => format!("nobody can meet this; did you mean `{kind}:{meant}`?"),
         None => format!("nobody can meet this until there is: `portcullis {kind} add {name}`"),
     };
-    value.warning(format!("there is no {kind} `{name}`"), help);
+    Some((format!("there is no {kind} `{name}`"), help))
 }
 
 /// Rules that decide nothing, because others always do.
-fn reach(written: &[WrittenRule<'_>], rules: &Rules) {
+fn reach(written: &[WrittenRule<'_>], rules: &Rules, default: &Default_, allowed: MethodSet) {
     let verbs = verbs(&rules.rules);
     let depth = depth(&rules.enforced.allow).max(depth(&rules.enforced.deny));
     let shut = rules.rules.iter().position(shuts);
@@ -137,9 +144,21 @@ fn reach(written: &[WrittenRule<'_>], rules: &Rules) {
             let lines: Vec<_> = numbers.iter().map(|&number| rules.rules[number].id().line).collect();
             format!("{} {}", if lines.len() == 1 { "line" } else { "lines" }, list(&lines))
         };
+        if let Some(opener) = left_open(rule, rules, default, allowed, &verbs) {
+            let named = list(rule.verbs.as_deref().unwrap_or_default());
+            let path = rule.paths.first().map(ToString::to_string).unwrap_or_default();
+            value.warning(
+                format!("for other methods than {named} {opener} decides here, and lets in more"),
+                format!(
+                    "nothing else at all? then: [[deny]] path = \"{path}\", unless_methods = [\"{}\"]",
+                    named.replace(", ", "\", \"")
+                ),
+            );
+        }
         if !decides {
             let help = "it can go, unless one of those was meant to be narrower";
-            value.warning(format!("this allow never decides: {} is always more specific", lines(&instead)), help);
+            let (lines, are) = (lines(&instead), if instead.len() == 1 { "is" } else { "are" });
+            value.warning(format!("this allow never decides: {lines} {are} always more specific"), help);
         } else if !denied.is_empty() && shut.is_none() {
             let help = "it can go, unless the deny was meant to spare somebody (`unless_who`)";
             value.warning(format!("nobody gets this far: the deny of {} holds for everybody", lines(&denied)), help);
@@ -147,10 +166,63 @@ fn reach(written: &[WrittenRule<'_>], rules: &Rules) {
     }
 }
 
+/// What decides in the place of an allow about some methods when the others are asked for, if it is more open: whoever
+/// writes `methods = ["GET"]` beside a role hardly means that everybody may POST.
+fn left_open(rule: &Rule, rules: &Rules, default: &Default_, allowed: MethodSet, verbs: &[Verb]) -> Option<String> {
+    rule.verbs.as_ref()?;
+    let tries = &rules.enforced;
+    let strangers = allowed.contains(Method::Unauthenticated);
+    let open = |who: &[Who]| match who {
+        who if who.contains(&Who::Anyone) => 1 + u8::from(strangers),
+        who if who.contains(&Who::SignedIn) => 1,
+        _ => 0,
+    };
+    let own = open(&rule.who);
+    let is_more = |openness: u8, from_anywhere: bool| {
+        openness > own || (openness > 0 && openness == own && from_anywhere && !rule.from.is_empty())
+    };
+    for pattern in rule.patterns() {
+        let witness: String = witnesses(pattern, 0).last()?;
+        for verb in verbs.iter().filter(|verb| super::is_served(verb)) {
+            let asked = AskedVerb::new(verb);
+            let denied = tries.deny.walk(Path::plain(&witness), |leaf| match unconditional(&rules.rules[leaf.rule]) {
+                true if leaf.verbs.cover(asked) => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            });
+            if denied.is_break() {
+                continue;
+            }
+            let decider = tries.allow.walk(Path::plain(&witness), |leaf| match leaf.verbs.cover(asked) {
+                true => ControlFlow::Break(&rules.rules[leaf.rule]),
+                false => ControlFlow::Continue(()),
+            });
+            let opener = match decider {
+                // Whoever wrote another allow for the same path has thought of its methods.
+                ControlFlow::Break(other) if other.patterns().any(|same| same == pattern) => None,
+                ControlFlow::Break(other) => {
+                    is_more(open(&other.who), other.from.is_empty()).then(|| format!("line {}", other.id().line))
+                }
+                ControlFlow::Continue(()) => {
+                    let openness = match default {
+                        Default_::Anyone => 1 + u8::from(strangers),
+                        Default_::SignedIn => 1,
+                        Default_::Deny | Default_::Role(_) => 0,
+                    };
+                    is_more(openness, true).then(|| format!("the default, {default},"))
+                }
+            };
+            if opener.is_some() {
+                return opener;
+            }
+        }
+    }
+    None
+}
+
 /// A deny that holds for everybody, whatever they ask.
 fn shuts(rule: &Rule) -> bool {
     let everywhere = |pattern: &Pattern| pattern.is_below() && pattern.segments().is_empty();
-    unconditional(rule) && rule.verbs.is_none() && rule.patterns().any(everywhere)
+    unconditional(rule) && rule.verbs.is_none() && rule.unless_verbs.is_empty() && rule.patterns().any(everywhere)
 }
 
 fn unconditional(rule: &Rule) -> bool {
@@ -165,7 +237,7 @@ fn unconditional(rule: &Rule) -> bool {
 /// Every method that makes a difference, and one that no rule names.
 fn verbs(rules: &[Rule]) -> Vec<Verb> {
     let mut verbs: Vec<Verb> = USUAL.to_vec();
-    for verb in rules.iter().filter_map(|rule| rule.verbs.as_deref()).flatten() {
+    for verb in rules.iter().flat_map(Rule::named_verbs) {
         if !verbs.contains(verb) {
             verbs.push(verb.clone());
         }

@@ -122,6 +122,17 @@ pub fn explain(app: &Application, target: &Target, q: &Question<'_>) -> Explanat
     Explanation::new(app, target, q)
 }
 
+/// Whether applications may see requests with this HTTP method at all, whatever their rules say.
+///
+/// Not those of tunnels and echoes, and none with a small letter: methods are case-sensitive (RFC 9110 section 9.1), rules
+/// compare them so, and nearly every framework does not. A `delete` that was judged as something else than DELETE would
+/// be run as DELETE.
+#[must_use]
+pub fn is_served(method: &http::Method) -> bool {
+    let has_two_readings = method.as_str().bytes().any(|byte| byte.is_ascii_lowercase());
+    !matches!(*method, http::Method::CONNECT | http::Method::TRACE) && !has_two_readings
+}
+
 fn denial(app: &Application, refusal: judge::Refusal) -> Denial {
     Denial {
         reason: refusal.reason,

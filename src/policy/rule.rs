@@ -23,6 +23,8 @@ pub struct Rule {
     pub(super) paths: Box<[Named<Pattern>]>,
     /// As written; `None` is every method.
     pub(super) verbs: Option<Box<[Verb]>>,
+    /// The methods that a deny spares.
+    pub(super) unless_verbs: Box<[Verb]>,
     /// Any of; a deny without is about everybody.
     pub(super) who: Box<[Who]>,
     /// Whom a deny spares.
@@ -127,10 +129,9 @@ impl Rule {
         &self.limits
     }
 
-    /// The HTTP methods it names; `None` is every one.
-    #[must_use]
-    pub fn verbs(&self) -> Option<&[Verb]> {
-        self.verbs.as_deref()
+    /// The HTTP methods that it names in any way.
+    pub fn named_verbs(&self) -> impl Iterator<Item = &Verb> {
+        self.verbs.iter().flatten().chain(&self.unless_verbs)
     }
 
     pub(super) fn names(&self, asker: &Asker<'_>) -> bool {
@@ -166,6 +167,9 @@ impl fmt::Display for Rule {
             write!(f, " {}", list(verbs))?;
         }
         write!(f, " {}", list(&self.paths))?;
+        if !self.unless_verbs.is_empty() {
+            write!(f, " but {}", list(&self.unless_verbs))?;
+        }
         if !self.who.is_empty() {
             write!(f, " who {}", list(&self.who))?;
         }

@@ -172,6 +172,13 @@ pub(super) enum Verbs {
         /// WebDAV's and whatever else there is.
         others: Box<[Verb]>,
     },
+    /// Every one but these, written like those.
+    AllBut {
+        /// By [`bit`].
+        usual: u16,
+        /// The others.
+        others: Box<[Verb]>,
+    },
 }
 
 /// The methods of RFC 9110 and PATCH.
@@ -198,29 +205,39 @@ impl<'a> AskedVerb<'a> {
     pub fn new(verb: &'a Verb) -> Self {
         Self { bit: bit(verb), verb }
     }
+
+    fn is_one_of(self, usual: u16, others: &[Verb]) -> bool {
+        usual & self.bit != 0 || (self.bit == 0 && others.contains(self.verb))
+    }
 }
 
 impl Verbs {
-    /// As written; nothing written is every method.
-    pub fn of(written: Option<&[Verb]>) -> Self {
-        let Some(written) = written else { return Self::All };
-        let (mut usual, mut others) = (0, Vec::new());
-        for verb in written {
-            match bit(verb) {
-                0 => others.push(verb.clone()),
-                bit => usual |= bit,
-            }
-        }
-        Self::Some { usual, others: others.into() }
+    /// Those.
+    pub fn of(written: &[Verb]) -> Self {
+        let (usual, others) = parted(written);
+        Self::Some { usual, others }
+    }
+
+    /// Every one but those.
+    pub fn all_but(spared: &[Verb]) -> Self {
+        let (usual, others) = parted(spared);
+        Self::AllBut { usual, others }
     }
 
     /// Whether `asked` is one of them.
     pub fn cover(&self, asked: AskedVerb<'_>) -> bool {
         match self {
             Self::All => true,
-            Self::Some { usual, others } => usual & asked.bit != 0 || (asked.bit == 0 && others.contains(asked.verb)),
+            Self::Some { usual, others } => asked.is_one_of(*usual, others),
+            Self::AllBut { usual, others } => !asked.is_one_of(*usual, others),
         }
     }
+}
+
+/// The usual ones as bits, the others as they are.
+fn parted(verbs: &[Verb]) -> (u16, Box<[Verb]>) {
+    let usual = verbs.iter().map(bit).fold(0, |usual, bit| usual | bit);
+    (usual, verbs.iter().filter(|verb| bit(verb) == 0).cloned().collect())
 }
 
 /// Where a usual method is among [`USUAL`], as a bit; 0 for another.

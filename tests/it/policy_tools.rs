@@ -292,7 +292,10 @@ fn advice_comes_with_what_to_do_and_fails_only_who_asked_for_that() {
     for words in ["only one administrator: root", "never expires: tok_", "  do   ", "  why  ", "pieces of advice"] {
         assert!(told.contains(words), "{words} in\n{told}");
     }
+    assert!(told.contains("for other methods than GET the default, signed-in, decides here"), "{told}");
     assert_eq!(code(&gate.command(&["advise", "--strict"])), 1);
+    let only = "[[deny]]\npath = \"/orders/*\"\nunless_methods = [\"GET\"]\n\n[[allow]]\npath = \"/admin/**\"";
+    edit(&gate, "[[allow]]\npath = \"/admin/**\"", only);
     gate.cli(&["user", "grant", "carl", "administrator"]);
     let id = json(&gate, &["token", "list"])[0]["id"].as_str().unwrap().to_owned();
     gate.cli(&["token", "revoke", &id]);

@@ -35,13 +35,14 @@ pub fn rule(effect: &'static str, methods: &[&'static str]) -> impl Strategy<Val
     ];
     let mode = prop_oneof![6 => Just(vec![]), 1 => Just(vec!["report"])];
     let mfa = prop_oneof![8 => Just(vec![]), 1 => Just(if effect == "allow" { vec!["15m"] } else { vec![] })];
-    (paths, some(&VERBS, 0), who, unless, auth, from, mode, mfa).prop_map(
-        move |(paths, verbs, who, unless, auth, from, mode, mfa)| {
+    let spares = prop_oneof![5 => Just(false), 1 => Just(effect == "deny")];
+    (paths, (some(&VERBS, 0), spares), who, unless, auth, from, mode, mfa).prop_map(
+        move |(paths, (verbs, spares), who, unless, auth, from, mode, mfa)| {
             let one = |values: &[&'static str]| values.first().map(|value| (*value).to_owned());
             let keys = [
                 one(&mode).map(|mode| format!("mode = {mode:?}\n")).unwrap_or_default(),
                 one(&mfa).map(|age| format!("mfa = {age:?}\n")).unwrap_or_default(),
-                key("methods", &verbs),
+                key(if spares { "unless_methods" } else { "methods" }, &verbs),
                 key("who", &who),
                 key("unless_who", &unless),
                 key("auth", &auth),

@@ -47,6 +47,7 @@ struct Rule {
     reports: bool,
     mfa: bool,
     verbs: Vec<String>,
+    unless_verbs: Vec<String>,
     who: Vec<String>,
     unless_who: Vec<String>,
     auth: Vec<String>,
@@ -76,6 +77,7 @@ impl Reference {
                     reports: strings(rule, "mode") == ["report"],
                     mfa: rule.contains_key("mfa"),
                     verbs: strings(rule, "methods"),
+                    unless_verbs: strings(rule, "unless_methods"),
                     who: strings(rule, "who"),
                     unless_who: strings(rule, "unless_who"),
                     auth: strings(rule, "auth"),
@@ -200,6 +202,7 @@ impl Reference {
         let get = deny.verbs.iter().any(|v| v == "GET") && ["HEAD", "OPTIONS"].contains(&verb);
         readings.iter().any(|segments| matches(&pattern(&deny.path), segments))
             && (deny.verbs.is_empty() || get || deny.verbs.iter().any(|v| v == verb))
+            && !deny.unless_verbs.iter().any(|v| v == verb || (v == "GET" && ["HEAD", "OPTIONS"].contains(&verb)))
             && (deny.who.is_empty() || deny.who.iter().any(|who| self.is(who, asked)))
             && !deny.unless_who.iter().any(|who| self.is(who, asked))
             && (deny.auth.is_empty() || deny.auth.contains(&asked.by))

@@ -29,7 +29,7 @@ impl Verbs {
         let reaches = |verb: &Verb| !matches!(*verb, Verb::CONNECT | Verb::TRACE);
         let mut verbs: Vec<Verb> = USUAL.into_iter().filter(reaches).collect();
         let rules = apps.clone().flat_map(|app| app.rules.iter());
-        for verb in rules.filter_map(|rule| rule.verbs()).flatten().filter(|verb| reaches(verb)) {
+        for verb in rules.flat_map(|rule| rule.named_verbs()).filter(|verb| reaches(verb)) {
             if !verbs.contains(verb) {
                 verbs.push(verb.clone());
             }

@@ -467,7 +467,8 @@ fn an_allow_that_never_decides_is_named_with_those_that_do() {
     ] {
         let said = warned(&rules);
         assert!(said.starts_with("p.toml:7:8: this allow never decides: "), "{rules}{said}");
-        assert!(said.contains(&format!("{lines} is always more specific")), "{rules}{said}");
+        let are = if lines.starts_with("lines") { "are" } else { "is" };
+        assert!(said.contains(&format!("{lines} {are} always more specific")), "{rules}{said}");
         assert_eq!(said.lines().count(), 1, "{rules}{said}");
     }
     for rules in [
@@ -479,6 +480,46 @@ fn an_allow_that_never_decides_is_named_with_those_that_do() {
     ] {
         assert_eq!(warned(&rules), "", "{rules}");
     }
+}
+
+#[test]
+fn an_allow_that_leaves_other_methods_to_something_more_open_says_so() {
+    let get =
+        |who: &str, more: &str| format!("[[allow]]\npath = \"/r/**\"\nmethods = [\"GET\"]\nwho = \"{who}\"\n{more}");
+    let open = |default: &str, rules: &str| warned(&format!("default = \"{default}\"\n{rules}"));
+    let said = open("signed-in", &get("role:finance", ""));
+    assert!(
+        said.contains("for other methods than GET the default, signed-in, decides here, and lets in more"),
+        "{said}"
+    );
+    assert!(said.contains("[[deny]] path = \"/r/**\", unless_methods = [\"GET\"]"), "{said}");
+    let spared = "[[deny]]\npath = \"/r/**\"\nunless_methods = [\"GET\"]\n";
+    for silent in [
+        open("signed-in", &(get("role:finance", "") + spared)),
+        open("deny", &get("role:finance", "")),
+        open("role:staff", &get("role:finance", "")),
+        open("signed-in", &get("signed-in", "")),
+    ] {
+        assert_eq!(silent, "");
+    }
+    assert!(open("signed-in", &get("signed-in", "from = \"10.0.0.0/8\"\n")).contains("lets in more"));
+    let above = get("role:x", "") + "[[allow]]\npath = \"/**\"\nwho = \"signed-in\"\n";
+    assert!(
+        open("deny", &above).contains("for other methods than GET line 11 decides here"),
+        "{}",
+        open("deny", &above)
+    );
+}
+
+#[test]
+fn a_deny_holds_for_all_methods_or_some_or_all_but_some() {
+    let text = format!("{SMALL}[[deny]]\npath = \"/x\"\nmethods = \"GET\"\nunless_methods = \"POST\"\n");
+    check(&text, &["`unless_methods` stands beside `methods`"]);
+    check(
+        &format!("{SMALL}[[allow]]\npath = \"/x\"\nwho = \"anyone\"\nunless_methods = \"GET\"\n"),
+        &["unknown key `unless_methods`"],
+    );
+    check(&format!("{SMALL}[[deny]]\npath = \"/x\"\nunless_methods = \"get\"\n"), &["did you mean `GET`?"]);
 }
 
 #[test]

@@ -318,6 +318,33 @@ fn networks_are_compared_as_what_they_are() {
 }
 
 #[test]
+fn only_get_is_a_deny_of_all_but_get() {
+    let rules = r#"
+        [[allow]]
+        path = "/reports/**"
+        methods = ["GET"]
+        who = "role:finance"
+
+        [[deny]]
+        path = "/reports/**"
+        unless_methods = ["GET", "PROPFIND"]
+    "#;
+    check(
+        &app(&format!("{SIGNED}\ndefault = \"signed-in\""), rules),
+        ALL,
+        &[
+            ("GET /notes/reports/1 as ann+finance", "allowed by /reports/**"),
+            ("HEAD /notes/reports/1 as ann+finance", "allowed by /reports/**"),
+            ("OPTIONS /notes/reports/1 as ann+finance", "allowed by /reports/**"),
+            ("PROPFIND /notes/reports/1 as ann", "allowed by default"),
+            ("POST /notes/reports/1 as ann+finance", "403 denied-by-rule /reports/**"),
+            ("BREW /notes/reports/1 as ann", "403 denied-by-rule /reports/**"),
+            ("POST /notes/other as ann", "allowed by default"),
+        ],
+    );
+}
+
+#[test]
 fn head_and_options_follow_get_unless_a_rule_names_them() {
     let rules = r#"
         [[allow]]

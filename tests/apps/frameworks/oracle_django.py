@@ -12,8 +12,7 @@ def tell(request):
     return measured(
         {
             "script": environ["SCRIPT_NAME"],
-            # Django has put the text in place of the bytes that WSGI says.
-            "path": environ["PATH_INFO"].encode().decode("latin-1"),
+            "path": environ["oracle.path"],
             "request": environ["portcullis.request_id"],
             "number": environ.get("HTTP_X_NUMBER"),
         }
@@ -48,4 +47,10 @@ urlpatterns = [
     re_path(r"^admin(?:/.*)?$", protected),
     re_path(r"(?s)^.*$", anything),
 ]
-application = WSGIHandler()
+django = WSGIHandler()
+
+
+def application(environ, start_response):
+    # Django writes text over the bytes that WSGI says, and `/` over nothing.
+    environ["oracle.path"] = environ["PATH_INFO"]
+    return django(environ, start_response)

@@ -33,6 +33,12 @@ body_bytes = "10MiB"
 request_timeout = "30s"
 start_timeout = "1m"
 stop_timeout = 5
+queue_timeout = "10s"
+deadlock_timeout = "2m"
+max_requests = 1000
+max_memory = "512MiB"
+preload = false
+reload = false
 limit = "600/m per address"
 
 [app.environment]
@@ -60,6 +66,10 @@ unless_who = "role:auditor"
 auth = "password"
 from = "10.0.0.0/8"
 mode = "report"
+
+[[deny]]
+path = "/orders/*"
+unless_methods = ["GET"]
 
 [[expect]]
 request = "GET /notes/orders/7"
@@ -130,10 +140,11 @@ fn every_key_is_read() {
     assert_eq!(
         rules,
         [
-            "policies/notes.toml:30 allow GET /orders/*, assets who role:sales, user:ann by password from 10.0.0.0/8, office \
+            "policies/notes.toml:36 allow GET /orders/*, assets who role:sales, user:ann by password from 10.0.0.0/8, office \
              limit 60/m per user, 9/d per token",
-            "policies/notes.toml:39 allow /vault/** who signed-in with a second factor within 15m",
-            "policies/notes.toml:44 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8 (report only)",
+            "policies/notes.toml:45 allow /vault/** who signed-in with a second factor within 15m",
+            "policies/notes.toml:50 deny POST /admin/export/** who signed-in unless role:auditor by password from 10.0.0.0/8 (report only)",
+            "policies/notes.toml:59 deny /orders/* but GET",
         ]
     );
 }
@@ -179,7 +190,8 @@ fn every_slip_in_every_key_is_reported_where_it_stands_with_what_was_meant() {
             continue;
         }
         let column = 1 + line.find(word).unwrap();
-        for slip in slips(word) {
+        let is_a_key = |slip: &String| FULL.lines().any(|line| line.starts_with(&format!("{slip} = ")));
+        for slip in slips(word).into_iter().filter(|slip| !is_a_key(slip)) {
             let slipped = line.replacen(word, &slip, 1);
             let mut lines: Vec<&str> = FULL.lines().collect();
             lines[number] = &slipped;
@@ -219,6 +231,23 @@ fn limits_stand_in_the_application_and_in_allows_and_nowhere_else() {
     let reports = rule("allow", "who = \"signed-in\"\nmode = \"report\"\nlimit = \"3/h per user\"");
     let (_, warnings) = read(&[("p.toml", &reports)], MethodSet::ALL).unwrap();
     assert!(warnings.iter().any(|warning| warning.to_string().contains("only reports counts nothing")), "{warnings:?}");
+}
+
+/// The slips above are tried for each key that there is: those that are documented, and no others are.
+#[test]
+fn every_documented_key_is_among_those_that_are_tried() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let documented = std::fs::read_to_string(root.join("docs/policy.md")).unwrap();
+    let cells = documented.lines().filter_map(|line| line.strip_prefix("| `")?.split_once("` |"));
+    let plain = |key: &&str| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let levels = ["minimal", "normal"];
+    let keys: Vec<&str> = cells.map(|(key, _)| key).filter(plain).filter(|key| !levels.contains(key)).collect();
+    assert!(keys.len() > 50, "{keys:?}");
+    for key in keys {
+        let is_tried =
+            FULL.lines().any(|line| line.starts_with(&format!("{key} = ")) || line == format!("[app.{key}]"));
+        assert!(is_tried, "`{key}` is documented and not tried");
+    }
 }
 
 #[test]

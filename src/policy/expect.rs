@@ -214,7 +214,8 @@ impl Expectation {
             (outcome(&explanation), explanation)
         };
         let came = said.whom.comes_by(self.by, system.and(app.methods));
-        let (found, explanation) = came.into_iter().map(asked).max_by_key(|(outcome, _)| *outcome)?;
+        // Of several that get as far, the first is told of.
+        let (found, explanation) = came.into_iter().rev().map(asked).max_by_key(|(outcome, _)| *outcome)?;
         if found == said.outcome {
             return None;
         }

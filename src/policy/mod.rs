@@ -22,6 +22,7 @@
 //! * An allow with GET covers HEAD and OPTIONS, unless an allow with the same path names them. A deny with GET covers
 //!   them always: nothing else in the file makes a guardrail smaller.
 //! * All that a deny says has to hold for it to match: path, methods, `who`, `auth`, `from`; and `unless_who` must not.
+//!   One with `unless_methods` is about every other method; where that spares GET, it spares HEAD and OPTIONS.
 //! * A trailing slash makes no difference, and cannot be written in a rule; see `trie`.
 //! * Paths in rules are decoded and relative to the mount, compared byte by byte, case included.
 //! * Signing in is offered (401) only if it could change the answer, from this address and by an allowed method.

@@ -411,6 +411,24 @@ impl Gate {
         whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}"))).collect()
     }
 
+    /// Waits until so many lines of a log fulfil `wanted`; each data thread writes its own in batches.
+    pub fn await_lines(
+        &self,
+        file: &str,
+        count: usize,
+        wanted: impl Fn(&serde_json::Value) -> bool,
+    ) -> Vec<serde_json::Value> {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        loop {
+            let found: Vec<_> = self.log(file).into_iter().filter(|line| wanted(line)).collect();
+            if found.len() >= count {
+                return found;
+            }
+            assert!(std::time::Instant::now() < deadline, "{} of {count} lines in {file}: {found:#?}", found.len());
+            std::thread::yield_now();
+        }
+    }
+
     /// Waits until a line of a log fulfils `wanted`.
     pub fn await_log(&self, file: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let deadline = std::time::Instant::now() + PATIENCE;

@@ -172,16 +172,9 @@ async fn a_stream_that_would_not_be_allowed_any_more_is_cut_and_others_go_on() {
     assert_eq!(cut, twice, "one record for each");
     let rule = records.iter().find(|record| record["actor"] == "nora").expect("a record");
     assert!(rule["rule"].as_str().is_some_and(|rule| rule.starts_with("policies/app.toml:")), "{rule}");
-    let lines = gate.log("messages.log");
-    assert_eq!(lines.iter().filter(|line| line.to_string().contains("an answer was cut")).count(), twice.len());
-    let deadline = Instant::now() + PATIENCE;
-    let withdrawn = loop {
-        let lines = gate.log("access.log").into_iter();
-        let withdrawn: Vec<_> = lines.filter(|line| line["withdrawn"].is_string()).collect();
-        if withdrawn.len() >= twice.len() || Instant::now() > deadline {
-            break withdrawn;
-        }
-    };
+    let is_cut = |line: &serde_json::Value| line.to_string().contains("an answer was cut");
+    assert_eq!(gate.await_lines("messages.log", twice.len(), is_cut).len(), twice.len());
+    let withdrawn = gate.await_lines("access.log", twice.len(), |line| line["withdrawn"].is_string());
     assert_eq!(withdrawn.len(), twice.len(), "one line for each");
     assert!(withdrawn.iter().all(|line| line["cut"] == true && line["decision"] == "allowed" && line["status"] == 200));
     // The application has seen clients that left.

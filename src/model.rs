@@ -275,6 +275,25 @@ pub struct Verified {
     pub encoded: Bytes,
 }
 
+impl Verified {
+    /// Somebody of whom nothing is known but this: for asking rules, on paper. Nobody runs such a request, so no worker
+    /// reads who it is for.
+    #[must_use]
+    pub fn on_paper(name: Name, roles: Vec<Name>, method: Method) -> Self {
+        Self {
+            name,
+            display: String::new(),
+            email: String::new(),
+            roles,
+            method,
+            credential: None,
+            applications: None,
+            validity: Validity::default(),
+            encoded: Bytes::new(),
+        }
+    }
+}
+
 /// What a verification rests on: as long as it is what the store says, the verification holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Validity {

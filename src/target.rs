@@ -86,6 +86,19 @@ impl Target {
         Ok(Self { host, path, received })
     }
 
+    /// The target of a request that nobody sends: a path as a client would send it, on any host, or a whole URL.
+    ///
+    /// # Errors
+    /// As for [`Target::parse`], and what could not be sent.
+    pub fn on_paper(text: &str) -> Result<Self, BadTarget> {
+        if !text.starts_with('/') && !text.contains("://") {
+            return Err(BadTarget::Path("it does not begin with `/`"));
+        }
+        let uri: Uri = text.parse().map_err(|_| BadTarget::Path("it cannot be sent in a request"))?;
+        let host = uri.authority().is_none().then_some(&b"localhost"[..]);
+        Self::parse(uri, Version::HTTP_11, host)
+    }
+
     /// The host the request is for; its name is empty if an HTTP/1.0 request named none.
     #[must_use]
     pub const fn host(&self) -> &Host {

@@ -37,7 +37,7 @@ pub(super) async fn check(config: &Path, args: &CheckArgs, out: &mut Out) -> Res
         Err(problems) => return mistakes(&problems, out),
     };
     let context = Context::load(config)?;
-    let (cases, unkept) = policy_test::cases(&context.config, snapshot.routes.all());
+    let (cases, unkept) = policy_test::cases(&context.config, &snapshot.routes);
     if unkept.iter().any(Problem::is_error) {
         return mistakes(&[warnings, unkept].concat(), out);
     }

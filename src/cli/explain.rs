@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Uri, Version};
 use serde_json::json;
 
 use super::{
@@ -18,11 +16,10 @@ use super::{
 use crate::{
     clock::Timestamp,
     control::{Owner, TokenRecord, roles, services, tokens, users},
-    model::{Method, Name, Principal, Reason, Validity, Verified},
+    model::{Method, Name, Principal, Reason, Verified},
     policy::{self, Explanation, Question},
-    snapshot::Routes,
     store::{Store, StoreError},
-    target::{BadTarget, Target},
+    target::Target,
 };
 
 /// Whom the question is about, and what would keep their credentials from being accepted.
@@ -69,12 +66,12 @@ pub(super) async fn judge(context: &mut Context, args: &ExplainArgs) -> Result<J
     let method = http::Method::from_bytes(verb.as_bytes())
         .map_err(|_| Failure::Usage(format!("`{}` is not an HTTP method", verb.escape_debug())))?;
     // Also those that do not do what is expected of them: that is when one asks why.
-    let routes = Routes::new(context.config.load_unproved()?.applications);
+    let routes = context.config.load_unproved()?.routes;
     if !policy::is_served(&method) {
         let why = format!("applications never see {method}, whatever the rules say; methods are written in capitals");
         return Ok(Judged::Before { reason: Reason::HttpMethodRefused, why });
     }
-    let target = match target(path) {
+    let target = match Target::on_paper(path) {
         Ok(target) => target,
         Err(error) => return Ok(Judged::Before { reason: error.reason(), why: error.to_string() }),
     };
@@ -114,16 +111,6 @@ fn refused(args: &ExplainArgs, reason: Reason, why: &str, out: &mut Out) -> Resu
     Ok(out.line(format_args!("{verdict}: {}", out.paint(Style::Plain, why)))?)
 }
 
-/// A path as a client would send it, or a whole URL.
-pub(super) fn target(text: &str) -> std::result::Result<Target, BadTarget> {
-    if !text.starts_with('/') && !text.contains("://") {
-        return Err(BadTarget::Path("it does not begin with `/`"));
-    }
-    let uri: Uri = text.parse().map_err(|_| BadTarget::Path("it cannot be sent in a request"))?;
-    let host = uri.authority().is_none().then_some(&b"localhost"[..]);
-    Target::parse(uri, Version::HTTP_11, host)
-}
-
 async fn who(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result<Who> {
     let known = match args.who.as_deref() {
         None | Some("anonymous") => None,
@@ -147,7 +134,7 @@ async fn who(context: &mut Context, args: &ExplainArgs, usual: Method) -> Result
     let verified = Verified {
         credential: token.as_ref().map(|token| Arc::clone(&token.id)),
         applications: token.and_then(|token| token.applications),
-        ..verified(owner.name().clone(), roles, method)
+        ..Verified::on_paper(owner.name().clone(), roles, method)
     };
     let principal = match owner {
         Owner::User(_) => Principal::User(Arc::new(verified)),
@@ -170,26 +157,11 @@ async fn somebody(context: &mut Context, args: &ExplainArgs, usual: Method) -> R
 
 /// Somebody whom the store need not know.
 pub(super) fn signed_in(name: Name, roles: Vec<Name>, method: Method) -> Principal {
-    Principal::User(Arc::new(verified(name, roles, method)))
+    Principal::User(Arc::new(Verified::on_paper(name, roles, method)))
 }
 
 const fn anonymous() -> Who {
     Who { principal: Principal::Anonymous, rejected: None }
-}
-
-fn verified(name: Name, roles: Vec<Name>, method: Method) -> Verified {
-    Verified {
-        name,
-        display: String::new(),
-        email: String::new(),
-        roles,
-        method,
-        credential: None,
-        applications: None,
-        validity: Validity::default(),
-        // Nobody runs this request, so no worker reads it.
-        encoded: Bytes::new(),
-    }
 }
 
 /// A user, a service, or the owner of a token.

@@ -110,7 +110,7 @@ impl Read {
     /// A file in the place of its application's among others.
     fn among(self, others: &Self, config: &Config) -> Result<Self> {
         let mounts = |sources: &[Source]| -> Result<Vec<Arc<str>>> {
-            Ok(config.load_others(sources)?.applications.iter().map(|app| Arc::clone(&app.name)).collect())
+            Ok(config.load_others(sources)?.routes.all().iter().map(|app| Arc::clone(&app.name)).collect())
         };
         let own = mounts(&self.sources)?;
         let mut sources = Vec::new();
@@ -124,7 +124,7 @@ impl Read {
     }
 
     fn version(self, config: &Config) -> Result<Version> {
-        let applications = config.load_others(&self.sources)?.applications;
+        let applications = config.load_others(&self.sources)?.routes.all().to_vec();
         Ok(Version { texts: Texts::of_sources(self.sources), applications })
     }
 }

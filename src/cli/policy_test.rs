@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    policy::{self, Application, Proof},
+    policy::{self, Proof, Routes},
     written::{self, Problem, Source},
 };
 
@@ -40,16 +40,16 @@ pub(super) fn test(context: &Context, args: &PolicyTest, out: &mut Out) -> Resul
         proofs.retain(|proof| named.policies.contains(&proof.file));
         read_cases(&named.cases, &mut proofs, &mut unread);
     }
-    let ran = run(&proofs, &suite.applications, config);
+    let ran = run(&proofs, &suite.routes, config);
     tell(&ran, &unread, out)
 }
 
 /// What `check` wants to know: everything that is wrong with the cases of this configuration, and how many were run.
-pub(super) fn cases(config: &Config, applications: &[Arc<Application>]) -> (usize, Vec<Problem>) {
+pub(super) fn cases(config: &Config, routes: &Routes) -> (usize, Vec<Problem>) {
     let (sources, mut problems) = config.case_sources();
     let mut proofs = Vec::new();
     read_cases(&sources, &mut proofs, &mut problems);
-    let ran = run(&proofs, applications, config);
+    let ran = run(&proofs, routes, config);
     let count = ran.iter().map(|ran| ran.count).sum();
     problems.extend(ran.into_iter().flat_map(|ran| ran.failures));
     (count, problems)
@@ -64,11 +64,11 @@ fn read_cases(sources: &[Source], proofs: &mut Vec<Proof>, unread: &mut Vec<Prob
     }
 }
 
-fn run(proofs: &[Proof], applications: &[Arc<Application>], config: &Config) -> Vec<Ran> {
+fn run(proofs: &[Proof], routes: &Routes, config: &Config) -> Vec<Ran> {
     let ran = |proof: &Proof| Ran {
         file: Arc::clone(&proof.file),
         count: proof.count(),
-        failures: proof.failures(applications, config.security.methods),
+        failures: proof.failures(routes, config.security.methods),
     };
     proofs.iter().map(ran).collect()
 }

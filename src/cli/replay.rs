@@ -330,12 +330,12 @@ fn show_now(logged: &Logged, now: &Now, same: Option<bool>, texts: &Texts, out: 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::explain::target;
+    use crate::target::Target;
 
     #[test]
     fn a_logged_path_is_asked_for_again_byte_by_byte() {
         for path in ["/notes/100%", "/a b?c#d", "/café/;x=1", "/"] {
-            assert_eq!(target(&encoded(path)).unwrap().path().as_str(), path);
+            assert_eq!(Target::on_paper(&encoded(path)).unwrap().path().as_str(), path);
         }
     }
 }

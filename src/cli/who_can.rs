@@ -11,7 +11,7 @@ use super::{
     Failure, Result,
     args::WhoCanArgs,
     context::Context,
-    explain::{signed_in, target},
+    explain::signed_in,
     out::{Out, Style},
     quote::Texts,
     status::count,
@@ -20,7 +20,6 @@ use crate::{
     control::people::{self, LeftOut, Person},
     model::{Method, MethodSet, Name, Principal, Reason},
     policy::{self, Application, Question, Who},
-    snapshot::Routes,
     target::Target,
 };
 
@@ -46,9 +45,9 @@ pub(super) async fn who_can(context: &mut Context, args: &WhoCanArgs, out: &mut 
     let method = http::Method::from_bytes(args.http_method.as_bytes())
         .map_err(|_| Failure::Usage(format!("`{}` is not an HTTP method", args.http_method.escape_debug())))?;
     // Also those that do not do what is expected of them: that is when one asks why.
-    let routes = Routes::new(context.config.load_unproved()?.applications);
+    let routes = context.config.load_unproved()?.routes;
     let asked = match policy::is_served(&method) {
-        true => target(&args.path).map_err(|bad| (bad.reason(), bad.to_string())),
+        true => Target::on_paper(&args.path).map_err(|bad| (bad.reason(), bad.to_string())),
         false => {
             Err((Reason::HttpMethodRefused, "applications never see it; methods are written in capitals".to_owned()))
         }

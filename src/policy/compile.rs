@@ -6,7 +6,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 use http::Method as Verb;
 
 use super::{
-    Application, Context, Default_, Expectation, Interface, Loaded, Python, Rules, ServeFiles,
+    Application, Context, Default_, Expectation, Interface, Loaded, Python, Routes, Rules, ServeFiles,
     document::{self, App, At, Document, WrittenRule},
     judge::Tries,
     lint,
@@ -25,9 +25,9 @@ use crate::{
 /// # Errors
 /// Every mistake in every file, in the order of the files, and the warnings among them.
 pub fn load(sources: &[Source], context: Context<'_>) -> Loaded {
-    let Suite { applications, mut warnings, proofs } = load_unproved(sources, context)?;
-    warnings.extend(proofs.iter().flat_map(|proof| proof.failures(&applications, context.system)));
-    if warnings.iter().any(Problem::is_error) { Err(warnings) } else { Ok((applications, warnings)) }
+    let Suite { routes, mut warnings, proofs } = load_unproved(sources, context)?;
+    warnings.extend(proofs.iter().flat_map(|proof| proof.failures(&routes, context.system)));
+    if warnings.iter().any(Problem::is_error) { Err(warnings) } else { Ok((routes.all().to_vec(), warnings)) }
 }
 
 /// The same, but what the policies expect of themselves is left to be proved.
@@ -65,7 +65,7 @@ pub fn load_unproved(sources: &[Source], context: Context<'_>) -> Result<Suite, 
         }
         applications.push(Arc::new(application));
     }
-    Ok(Suite { applications, warnings, proofs })
+    Ok(Suite { routes: Routes::new(applications), warnings, proofs })
 }
 
 /// An application, and where its name stands in case another has it too.

@@ -80,11 +80,7 @@ pub(super) fn read(table: &Table<'_>) -> Option<Cors> {
 }
 
 fn all<T>(value: &Value<'_>, read: impl Fn(&Value<'_>) -> Option<T>) -> Vec<T> {
-    let items = value.items();
-    if items.is_empty() {
-        value.error(format!("`{}` is an empty list", value.key()), "leave the key out, or say what is allowed");
-    }
-    items.iter().filter_map(read).collect()
+    value.some_items("leave the key out, or say what is allowed").iter().filter_map(read).collect()
 }
 
 fn origins(value: &Value<'_>) -> Option<Origins> {

@@ -15,8 +15,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-
 pub use self::classes::TooManyClasses;
 use self::{
     classes::{Class, Classes, Place, World},
@@ -28,7 +26,7 @@ use super::{
     rule::Rule,
     trie::{Leaf, Path},
 };
-use crate::model::{Method, MethodSet, Name, Principal, Reason, RuleId, Validity, Verified};
+use crate::model::{Method, MethodSet, Name, Principal, Reason, RuleId, Verified};
 
 /// Two versions that are to be compared, and everybody they are compared for.
 pub struct Comparison<'a> {
@@ -386,18 +384,8 @@ fn lines(comes_as: &[Seen], differs: &BTreeMap<&Seen, Vec<Differs>>) -> Vec<Line
 }
 
 fn verified(name: &Name, role: Option<&Name>, token: Option<&Arc<str>>, method: Method) -> Verified {
-    Verified {
-        name: name.clone(),
-        display: String::new(),
-        email: String::new(),
-        roles: role.into_iter().cloned().collect(),
-        method,
-        credential: token.cloned(),
-        applications: None,
-        // Nobody runs this request, so no worker reads it.
-        encoded: Bytes::new(),
-        validity: Validity::default(),
-    }
+    let roles = role.into_iter().cloned().collect();
+    Verified { credential: token.cloned(), ..Verified::on_paper(name.clone(), roles, method) }
 }
 
 impl Diff<'_> {

@@ -268,14 +268,9 @@ fn group<T>(
     None
 }
 
-/// Every item of a list that may be written without brackets; an empty one is a mistake, because it could be read as
-/// "nobody" and as "no restriction".
+/// Every item of a list that may be written without brackets.
 fn all<'f, T>(value: &Value<'f>, read: impl Fn(&Value<'f>) -> Option<T>) -> Vec<T> {
-    let items = value.items();
-    if items.is_empty() {
-        value.error(format!("`{}` is an empty list", value.key()), "leave the key out, or say what it is about");
-    }
-    items.iter().filter_map(read).collect()
+    value.some_items("leave the key out, or say what it is about").iter().filter_map(read).collect()
 }
 
 fn mount(value: Value<'_>) -> Option<At<'_, Mount>> {

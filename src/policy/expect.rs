@@ -21,11 +21,11 @@ use std::{
     sync::Arc,
 };
 
-use http::{Method as Verb, Uri, Version};
+use http::Method as Verb;
 
 use super::{Application, Explanation, Known, Question, document, lint, rule::Who};
 use crate::{
-    model::{Method, MethodSet, Name, Principal, Reason, Validity, Verified},
+    model::{Method, MethodSet, Name, Principal, Reason, Verified},
     target::Target,
     written::{File, Problem, Severity, Source, Table, Value, nearest, shown},
 };
@@ -130,10 +130,7 @@ fn address(text: &str) -> Result<IpAddr, &'static str> {
 fn parse_request(text: &str) -> Result<(Verb, Target), String> {
     let (verb, path) = text.split_once(' ').ok_or("is not a method and a path")?;
     let verb = document::verb_of(verb).map_err(|why| format!("begins with `{}`, which {why}", shown(verb)))?;
-    let uri: Uri = path.trim_start().parse().map_err(|_| "has a path that cannot be sent in a request".to_owned())?;
-    let host = uri.authority().is_none().then_some(&b"localhost"[..]);
-    let target =
-        Target::parse(uri, Version::HTTP_11, host).map_err(|bad| format!("is refused for everybody: {bad}"))?;
+    let target = Target::on_paper(path.trim_start()).map_err(|bad| format!("is refused for everybody: {bad}"))?;
     Ok((verb, target))
 }
 
@@ -276,18 +273,8 @@ impl Whom {
             Who::Role(name) => Some(name.clone()),
             _ => None,
         });
-        let verified = Verified {
-            name: named.or_else(|| Name::parse("somebody").ok())?,
-            display: String::new(),
-            email: String::new(),
-            roles: roles.collect(),
-            method,
-            credential: token,
-            applications: None,
-            // Nobody runs this request, so no worker reads it.
-            validity: Validity::default(),
-            encoded: bytes::Bytes::new(),
-        };
+        let name = named.or_else(|| Name::parse("somebody").ok())?;
+        let verified = Verified { credential: token, ..Verified::on_paper(name, roles.collect(), method) };
         let is_service = self.0.iter().any(|who| matches!(who, Who::Service(_)));
         Some(if is_service { Principal::Service(Arc::new(verified)) } else { Principal::User(Arc::new(verified)) })
     }

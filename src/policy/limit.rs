@@ -59,10 +59,7 @@ const HELP: &str = "such as limit = \"60/m per user\": a number, s, m, h or d, a
 
 /// Reads a limit, or a list of them; what is wrong is reported.
 pub(super) fn read(value: &Value<'_>) -> Vec<Limit> {
-    let items = value.items();
-    if items.is_empty() {
-        value.error(format!("`{}` is an empty list", value.key()), "leave the key out, or say how often");
-    }
+    let items = value.some_items("leave the key out, or say how often");
     let mut limits = Vec::<Limit>::new();
     for item in &items {
         let Some(limit) = item.parse(parse, HELP) else { continue };

@@ -15,7 +15,7 @@ use super::{
     document::{At, WrittenRule},
     judge::{Rules, Tries},
     rule::{Effect, Rule, Who, list},
-    trie::{AskedVerb, Path, Trie, USUAL},
+    trie::{AskedVerb, Leaf, Path, Trie, UNNAMED, unnamed_verb, verbs_told_apart},
 };
 use crate::{
     model::{Method, MethodSet, Name},
@@ -122,7 +122,8 @@ pub(super) fn unknown(who: &Who, known: &Known) -> Option<(String, String)> {
 
 /// Rules that decide nothing, because others always do.
 fn reach(written: &[WrittenRule<'_>], rules: &Rules, default: &Default_, allowed: MethodSet) {
-    let verbs = verbs(&rules.rules);
+    let mut verbs = verbs_told_apart(rules.iter().flat_map(Rule::named_verbs));
+    verbs.push(unnamed_verb());
     let depth = depth(&rules.enforced.allow).max(depth(&rules.enforced.deny));
     let shut = rules.rules.iter().position(shuts);
     for (number, (written, rule)) in written.iter().zip(&rules.rules).enumerate() {
@@ -185,11 +186,7 @@ fn left_open(rule: &Rule, rules: &Rules, default: &Default_, allowed: MethodSet,
         let witness: String = witnesses(pattern, 0).last()?;
         for verb in verbs.iter().filter(|verb| super::is_served(verb)) {
             let asked = AskedVerb::new(verb);
-            let denied = tries.deny.walk(Path::plain(&witness), |leaf| match unconditional(&rules.rules[leaf.rule]) {
-                true if leaf.verbs.cover(asked) => ControlFlow::Break(()),
-                _ => ControlFlow::Continue(()),
-            });
-            if denied.is_break() {
+            if denied_to_all(&tries.deny, &rules.rules, &witness, asked).is_some() {
                 continue;
             }
             let decider = tries.allow.walk(Path::plain(&witness), |leaf| match leaf.verbs.cover(asked) {
@@ -234,16 +231,14 @@ fn unconditional(rule: &Rule) -> bool {
         && rule.from.is_empty()
 }
 
-/// Every method that makes a difference, and one that no rule names.
-fn verbs(rules: &[Rule]) -> Vec<Verb> {
-    let mut verbs: Vec<Verb> = USUAL.to_vec();
-    for verb in rules.iter().flat_map(Rule::named_verbs) {
-        if !verbs.contains(verb) {
-            verbs.push(verb.clone());
-        }
-    }
-    verbs.extend(Verb::from_bytes(b"NAMED-BY-NO-RULE"));
-    verbs
+/// A deny that holds for everybody who asks for a path like this.
+fn denied_to_all(deny: &Trie, rules: &[Rule], witness: &str, asked: AskedVerb<'_>) -> Option<usize> {
+    let holds = |leaf: &Leaf| leaf.verbs.cover(asked) && unconditional(&rules[leaf.rule]);
+    deny.walk(
+        Path::plain(witness),
+        |leaf| if holds(leaf) { ControlFlow::Break(leaf.rule) } else { ControlFlow::Continue(()) },
+    )
+    .break_value()
 }
 
 /// What was found out about an allow.
@@ -278,21 +273,14 @@ fn found(number: usize, rule: &Rule, tries: &Tries, depth: usize, rules: &[Rule]
                 }
                 _ => continue,
             }
-            let deny = tries.deny.walk(Path::plain(&witness), |leaf| match unconditional(&rules[leaf.rule]) {
-                true if leaf.verbs.cover(asked) => ControlFlow::Break(leaf.rule),
-                _ => ControlFlow::Continue(()),
-            });
-            match deny {
-                ControlFlow::Break(deny) => drop(denied.insert(deny)),
-                ControlFlow::Continue(()) => return Found { decides, denied: BTreeSet::new(), instead },
+            match denied_to_all(&tries.deny, rules, &witness, asked) {
+                Some(deny) => drop(denied.insert(deny)),
+                None => return Found { decides, denied: BTreeSet::new(), instead },
             }
         }
     }
     Found { decides, denied, instead }
 }
-
-/// A segment that no rule can name, because no path can have it.
-const UNNAMED: &str = "/\u{0}";
 
 /// Paths that stand for all that the pattern matches.
 fn witnesses(pattern: &Pattern, depth: usize) -> impl Iterator<Item = String> {

@@ -50,6 +50,7 @@ mod judge;
 mod limit;
 mod lint;
 mod permit;
+mod routes;
 pub mod rule;
 mod suite;
 mod trie;
@@ -72,6 +73,7 @@ use ipnet::IpNet;
 pub use judge::Rules;
 pub use limit::{Limit, Per};
 pub use permit::{Denial, Permit};
+pub use routes::Routes;
 pub use rule::{Effect, Named, Rule, Who};
 pub use suite::{Proof, Suite};
 

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
-use super::{Application, Expectation};
-use crate::{model::MethodSet, target::NormalPath, written::Problem};
+use super::{Expectation, Routes};
+use crate::{model::MethodSet, written::Problem};
 
 /// Applications, and what is expected of them.
 pub struct Suite {
-    /// Every application.
-    pub applications: Vec<Arc<Application>>,
+    /// Every application, by the paths it owns.
+    pub routes: Routes,
     /// What was noticed while reading.
     pub warnings: Vec<Problem>,
     /// One for each policy that expects something, in the order of the files.
@@ -47,28 +47,22 @@ impl Proof {
 
     /// What comes out otherwise than expected. Every request is routed as a real one is.
     #[must_use]
-    pub fn failures(&self, applications: &[Arc<Application>], system: MethodSet) -> Vec<Problem> {
-        self.expectations.iter().flat_map(|expectation| self.failure(expectation, applications, system)).collect()
+    pub fn failures(&self, routes: &Routes, system: MethodSet) -> Vec<Problem> {
+        self.expectations.iter().flat_map(|expectation| self.failure(expectation, routes, system)).collect()
     }
 
-    fn failure(&self, expectation: &Expectation, applications: &[Arc<Application>], system: MethodSet) -> Vec<Problem> {
+    fn failure(&self, expectation: &Expectation, routes: &Routes, system: MethodSet) -> Vec<Problem> {
         let request = &expectation.request;
         let stray = |whose: &str, help: &str| {
             let not = self.about.as_ref().map(|own| format!(", not of {own}")).unwrap_or_default();
             vec![expectation.problem(format!("`{request}` is a path of {whose}{not}")).help(help)]
         };
         let own = "an [[expect]] is about the application of its own file";
-        match (owner(applications, expectation.target().path()), &self.about) {
+        match (routes.find(expectation.target().path()), &self.about) {
             (Some(app), Some(about)) if app.name != *about => stray(&app.name, own),
             (Some(app), _) => expectation.failures(app, system),
             (None, Some(_)) => stray("no application", own),
             (None, None) => stray("no application", "everybody gets 404 there, whatever the policies say"),
         }
     }
-}
-
-/// Who owns a path: the application with the longest mount that it is in.
-fn owner<'a>(applications: &'a [Arc<Application>], path: &NormalPath) -> Option<&'a Arc<Application>> {
-    let owns = |app: &&Arc<Application>| app.mount.split(path).is_some();
-    applications.iter().filter(owns).max_by_key(|app| app.name.len())
 }

@@ -160,6 +160,9 @@ impl<'a> Path<'a> {
     }
 }
 
+/// A segment that no rule can name, because no path can have it: what holds for it holds for every one that none names.
+pub(super) const UNNAMED: &str = "/\u{0}";
+
 /// The HTTP methods that a rule covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verbs {
@@ -193,6 +196,22 @@ pub(super) const USUAL: [Verb; 9] = [
     Verb::CONNECT,
     Verb::TRACE,
 ];
+
+/// A method that no rule names, because nobody has heard of it: what holds for it holds for every such one.
+pub(super) fn unnamed_verb() -> Verb {
+    Verb::from_bytes(b"NAMED-BY-NO-RULE").unwrap_or(Verb::TRACE)
+}
+
+/// The methods that rules may tell apart: the usual ones and those that are named.
+pub(super) fn verbs_told_apart<'r>(named: impl Iterator<Item = &'r Verb>) -> Vec<Verb> {
+    let mut verbs: Vec<Verb> = USUAL.to_vec();
+    for verb in named {
+        if !verbs.contains(verb) {
+            verbs.push(verb.clone());
+        }
+    }
+    verbs
+}
 
 /// A method that is asked for, as [`Verbs`] compares it.
 #[derive(Clone, Copy)]

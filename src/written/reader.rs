@@ -376,6 +376,16 @@ impl<'f> Value<'f> {
         found
     }
 
+    /// The items of a list that must not be empty: an empty one could be read as "nothing" and as "no restriction".
+    #[must_use]
+    pub fn some_items(&self, help: &str) -> Vec<Value<'f>> {
+        let items = self.items();
+        if items.is_empty() {
+            self.error(format!("`{}` is an empty list", self.key), help);
+        }
+        items
+    }
+
     /// The items of a list; a value that is no list is a list of one.
     #[must_use]
     pub fn items(&self) -> Vec<Value<'f>> {

@@ -424,21 +424,15 @@ impl Gate {
             if found.len() >= count {
                 return found;
             }
-            assert!(std::time::Instant::now() < deadline, "{} of {count} lines in {file}: {found:#?}", found.len());
+            let said = || format!("{} of {count} such lines in {file}: {:#?}", found.len(), self.log(file));
+            assert!(std::time::Instant::now() < deadline, "{}", said());
             std::thread::yield_now();
         }
     }
 
     /// Waits until a line of a log fulfils `wanted`.
     pub fn await_log(&self, file: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
-        let deadline = std::time::Instant::now() + PATIENCE;
-        loop {
-            if let Some(line) = self.log(file).into_iter().find(|line| wanted(line)) {
-                return line;
-            }
-            assert!(std::time::Instant::now() < deadline, "no such line in {file}: {:#?}", self.log(file));
-            std::thread::yield_now();
-        }
+        self.await_lines(file, 1, wanted).swap_remove(0)
     }
 }
 

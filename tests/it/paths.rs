@@ -12,8 +12,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, combinators::BoxBody};
 use portcullis::{
     model::{MethodSet, Principal},
-    policy::{self, Application, Question},
-    snapshot::Routes,
+    policy::{self, Application, Question, Routes},
     target::Target,
 };
 use rustls::ClientConfig;

@@ -151,7 +151,7 @@ impl Keeper {
         match event {
             Event::Died { id, how } => self.died(id, &how, events),
             Event::Retry => {
-                if self.missing() > 0 && !self.awaits_change {
+                if self.needs_more() {
                     self.boot_in_background(events);
                 }
             }
@@ -178,7 +178,7 @@ impl Keeper {
             // Booted while a reload brought a full set, or another description: one too many.
             Event::Booted(Ok(worker)) if !self.is_wanted(&worker) => {
                 worker.kill("a newer one took its place");
-                if self.missing() > 0 && !self.awaits_change {
+                if self.needs_more() {
                     self.boot_in_background(events);
                 }
             }
@@ -263,7 +263,7 @@ impl Keeper {
     }
 
     fn is_wanted(&self, worker: &Worker) -> bool {
-        self.missing() > 0 && !self.awaits_change && worker.shared.launch == self.plan.launch.key()
+        self.needs_more() && worker.shared.launch == self.plan.launch.key()
     }
 
     fn died(&mut self, id: u64, how: &str, events: &mpsc::UnboundedSender<Event>) {
@@ -460,8 +460,9 @@ impl Keeper {
         while self.leaving.join_next().await.is_some() {}
     }
 
-    fn missing(&self) -> usize {
-        usize::from(self.plan.launch.workers).saturating_sub(self.workers.len())
+    /// Whether another worker of the running version is to be started, or taken in.
+    fn needs_more(&self) -> bool {
+        self.workers.len() < usize::from(self.plan.launch.workers) && !self.awaits_change
     }
 
     fn set_state(&self, state: AppState) {

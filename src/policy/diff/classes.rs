@@ -9,7 +9,11 @@
 
 use std::{collections::BTreeMap, collections::BTreeSet, fmt, sync::Arc};
 
-use crate::policy::{Application, judge::Tries, trie::Trie};
+use crate::policy::{
+    Application,
+    judge::Tries,
+    trie::{Trie, UNNAMED},
+};
 
 /// More classes than this are no comparison that anybody reads, and would take minutes.
 const MOST: usize = 100_000;
@@ -148,9 +152,6 @@ pub(super) struct Class {
     /// Any other segment; `None` where everything below is alike.
     other: Option<usize>,
 }
-
-/// A segment that no rule can name, because no path can have it.
-const UNNAMED: &str = "/\u{0}";
 
 impl Classes {
     pub fn new(old: &World<'_>, new: &World<'_>) -> Result<Self, TooManyClasses> {

@@ -12,8 +12,8 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use crate::{
     model::{Method, Name, Principal},
     policy::{
-        Application, Default_, Who,
-        trie::{AskedVerb, Leaf, USUAL},
+        Application, Default_, Rule, Who, is_served,
+        trie::{AskedVerb, Leaf, USUAL, unnamed_verb, verbs_told_apart},
     },
 };
 
@@ -25,15 +25,10 @@ pub(super) struct Verbs {
 
 impl Verbs {
     pub fn new<'a>(apps: impl Iterator<Item = &'a Arc<Application>> + Clone) -> Self {
-        let unnamed = Verb::from_bytes(b"NAMED-BY-NO-RULE").unwrap_or(Verb::TRACE);
-        let reaches = |verb: &Verb| !matches!(*verb, Verb::CONNECT | Verb::TRACE);
-        let mut verbs: Vec<Verb> = USUAL.into_iter().filter(reaches).collect();
+        let unnamed = unnamed_verb();
         let rules = apps.clone().flat_map(|app| app.rules.iter());
-        for verb in rules.flat_map(|rule| rule.named_verbs()).filter(|verb| reaches(verb)) {
-            if !verbs.contains(verb) {
-                verbs.push(verb.clone());
-            }
-        }
+        let mut verbs = verbs_told_apart(rules.flat_map(Rule::named_verbs));
+        verbs.retain(is_served);
         let leaves: Vec<&Leaf> = apps
             .flat_map(|app| [&app.rules.enforced.allow, &app.rules.enforced.deny])
             .flat_map(|trie| trie.nodes())

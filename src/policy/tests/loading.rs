@@ -655,8 +655,12 @@ fn what_a_policy_expects_of_itself_has_to_hold() {
             "as somebody (password): decided by the default, signed-in",
         ],
     );
+    // Routed like a request: what is the gate's own is nobody's, not even of an application at `/`.
+    let root = expect("GET /.portcullis/check", "as = { signed-in = \"allow\" }").replace("/notes\"\nd", "/\"\nd");
+    check(&root, &["`GET /.portcullis/check` is a path of no application, not of /"]);
     for (request, more, words) in [
         ("GET /notes/x", "", "[expect] has no `as`"),
+        ("GET notes/x", "as = { anonymous = \"deny\" }", "it does not begin with `/`"),
         ("GET /notes/x", "as = {}", "`as` names nobody"),
         ("GET /notes/x", "as = { nobody = \"deny\" }", "`nobody` names nobody"),
         ("GET /notes/x", "as = { anyone = \"deny\" }", "`anyone` is nobody in particular"),
